@@ -1,0 +1,6 @@
+"""Provable defenses against adversarial patches: PatchGuard and its appendix, small enough to read in an evening."""
+
+from pglearn.errors import InputError
+
+__all__ = ["InputError", "__version__"]
+__version__ = "0.1.0"

@@ -1,0 +1,130 @@
+"""Certificates: what no patch can change, image by image.
+
+An image is *certified* when, for every malicious window and whatever the attacker writes into it, fewer than k other classes
+reach the label's score. The *margin* says by how much: the label's lower bound minus the k-th largest upper bound of the
+others, at the worst window; positive exactly where certified (Algorithm 2; App. D for k > 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pglearn.defenses import Aggregate, Defense, decimal
+from pglearn.errors import InputError
+from pglearn.evidence import EvidenceFile
+from pglearn.geometry import Windows
+
+__all__ = ["Certificate", "certify", "certify_file", "certify_units"]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a defense says about N images, and what no patch can change about it. One entry an image, on the CPU."""
+
+    prediction: Tensor
+    """(N,) int64: class with the largest defended score, the lowest of several."""
+    clean: Tensor
+    """(N,) bool: fewer than k other classes score at least as much as the label."""
+    certified: Tensor
+    """(N,) bool: that stays so whatever the attacker writes into any one malicious window."""
+    margin_units: Tensor
+    """(N,) int64: the smallest margin over all malicious windows, in units of the transform."""
+    worst: Tensor
+    """(N, 4) int64: top, left, height, width of a window with that margin (the first one)."""
+    step: Fraction = Fraction(1)
+    """Evidence of one unit."""
+
+    @property
+    def margin(self) -> list[float]:
+        """The margins in evidence units."""
+        return [float(units * self.step) for units in self.margin_units.tolist()]
+
+    @classmethod
+    def join(cls, parts: Sequence[Certificate]) -> Certificate:
+        """One certificate of several, in order."""
+        tensors = [f.name for f in fields(cls) if f.name != "step"]
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in tensors), step=parts[0].step)
+
+
+def _check(shape: tuple[int, ...], labels: Tensor | None, aggregate: Aggregate, windows: Sequence[Windows], top: int, k: int) -> None:
+    if len(shape) != 4 or 0 in shape:
+        raise InputError(f"evidence: has shape {tuple(shape)}, allowed: (N, C, H, W), none of them 0")
+    images, classes, height, width = shape
+    if not 1 <= k < classes:
+        raise InputError(f"top-k: k is {k}, allowed: 1 to {classes - 1} of {classes} classes" if classes > 1 else "evidence: has 1 class, allowed: 2 or more")
+    if labels is not None:
+        if tuple(labels.shape) != (images,) or labels.dtype != torch.int64:
+            raise InputError(f"labels: are {tuple(labels.shape)} {labels.dtype}, allowed: ({images},) int64")
+        if labels.min() < 0 or labels.max() >= classes:
+            raise InputError(f"labels: run from {int(labels.min())} to {int(labels.max())}, allowed: 0 to {classes - 1}")
+    if not windows or not all(map(len, windows)):
+        raise InputError("window: none given, allowed: at least one malicious window")
+    for window in windows:
+        fits = 1 <= window.height <= height and 1 <= window.width <= width
+        inside = fits and min(window.rows) >= 0 and max(window.rows) + window.height <= height and min(window.columns) >= 0
+        if not inside or max(window.columns) + (1 if window.wrap else window.width) > width:
+            raise InputError(f"window: {window.height}x{window.width}, allowed: from 1x1 to the map's {height}x{width}, inside it")
+    aggregate.check(top, height, width, windows)
+
+
+def certify_units(
+    units: Tensor, labels: Tensor | None, aggregate: Aggregate, windows: Sequence[Windows], top: int, k: int = 1
+) -> Certificate:
+    """Certify fixed-point evidence: ``units`` (N, C, H, W), integers of ``0 .. top``, as a transform gives them.
+
+    ``labels`` (N,) int64, or ``None`` to certify the defended prediction itself. The attacker owns any one of all ``windows``.
+    Raises ``InputError`` on anything that would make the certificate meaningless.
+    """
+    _check(tuple(units.shape), labels, aggregate, windows, top, k)
+    if units.is_floating_point() or units.dtype not in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64):
+        raise InputError(f"units: are {units.dtype}, allowed: integers; a transform makes them from raw evidence")
+    low, high = (int(v) for v in units.aminmax())
+    if low < 0 or high > top:
+        raise InputError(f"units: run from {low} to {high}, allowed: 0 to top = {top}")
+    exact = torch.int32 if top * units.shape[2] * units.shape[3] < 2**31 else torch.int64
+    return _chunked(lambda part: part.to(exact), units, labels, aggregate, windows, top, k, Fraction(1))
+
+
+def certify(maps: Tensor, labels: Tensor | None, defense: Defense, windows: Sequence[Windows], k: int = 1) -> Certificate:
+    """Certify raw evidence ``maps`` (N, C, H, W) of any real type under ``defense``; see :func:`certify_units`."""
+    transform = defense.transform
+    _check(tuple(maps.shape), labels, defense.aggregate, windows, transform.top, k)
+    step = decimal("step", transform.step)
+    return _chunked(transform, maps, labels, defense.aggregate, windows, transform.top, k, step)
+
+
+def _chunked(transform, maps, labels, aggregate, windows, top, k, step) -> Certificate:  # type: ignore[no-untyped-def]
+    cells = maps[0].numel()
+    chunk = max(32, (2**19 if maps.device.type == "cpu" else 2**26) // cells)
+    parts = []
+    for start in range(0, len(maps), chunk):
+        units = transform(maps[start : start + chunk])
+        given = None if labels is None else labels[start : start + chunk].to(units.device)
+        prediction, clean = aggregate.outcome(units, given, k)
+        target = prediction if given is None else given
+        margins = torch.cat([aggregate.margins(units, target, top, window, k) for window in windows], 1)  # (n, windows)
+        margin = margins.amin(1)
+        order = torch.arange(margins.shape[1], device=margins.device)
+        first = order.where(margins == margin[:, None], margins.shape[1]).amin(1)
+        corners = torch.tensor([(r, c, w.height, w.width) for w in windows for r in w.rows for c in w.columns])
+        found = (t.cpu() for t in (prediction, clean, margin > 0, margin))
+        parts.append(Certificate(*found, worst=corners[first.cpu()], step=step))
+    return Certificate.join(parts)
+
+
+def certify_file(
+    file: EvidenceFile, defense: Defense, windows: Sequence[Windows], k: int = 1, device: str | torch.device = "cpu"
+) -> Certificate:
+    """Certify an evidence file batch by batch, however large; without labels where it was opened ``unlabelled``."""
+    cells = file.shape[1] * file.shape[2] * file.shape[3]
+    size = max(32, 2**24 // cells)
+    batches = tqdm(file.batches(size), "certify", -(-file.shape[0] // size), leave=False, disable=file.shape[0] <= size)
+    return Certificate.join(
+        [certify(maps.to(device), None if labels is None else labels.to(device), defense, windows, k) for maps, labels in batches]
+    )

@@ -1,0 +1,174 @@
+"""``pglearn …``: a thin face over the library. Bad input ends with exit code 2 and one line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from pglearn.errors import InputError
+
+__all__ = ["main"]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
+def _shape(text: str) -> tuple[int, int]:
+    if not (match := re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text)):
+        raise argparse.ArgumentTypeError(f"is {text!r}, allowed: HEIGHTxWIDTH, such as 5x5")
+    return int(match[1]), int(match[2])
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def interval(count: int, of: int) -> tuple[float, float]:
+    """95 % confidence interval (Wilson's) of a rate of ``count`` in ``of``, both ends in percent."""
+    z, rate = 1.959964, count / of
+    centre, spread = rate + z * z / (2 * of), z * math.sqrt(rate * (1 - rate) / of + z * z / (4 * of * of))
+    return tuple(100 * max(0.0, min(1.0, (centre + side * spread) / (1 + z * z / of))) for side in (-1, 1))  # type: ignore[return-value]
+
+
+def _certify(args: argparse.Namespace) -> None:
+    import torch
+
+    from pglearn.certify import certify_file
+    from pglearn.defenses import DEFENSES, Defense
+    from pglearn.evidence import EvidenceFile, sha256
+    from pglearn.geometry import Geometry, Windows, all_windows, malicious_windows
+
+    file = EvidenceFile(args.FILE, unlabelled=args.unlabelled)
+    shapes: list[tuple[int, int]] = args.window or args.patch
+    if args.patches < 1:
+        raise InputError(f"--patches: is {args.patches}, allowed: 1 or more")
+    if args.within:
+        if args.patches == 1:
+            raise InputError("--within: holds several patches, allowed: only with --patches 2 or more")
+        if any(h > args.within[0] or w > args.within[1] for h, w in shapes):
+            raise InputError(f"--within: is {_by(args.within)}, allowed: at least as large as each patch or window")
+        shapes = [args.within]
+    elif args.patches > 1:
+        raise InputError(
+            f"--patches: is {args.patches}, allowed with --defense mask: 1, or --within HxW, a region that holds them all (merging)"
+        )
+    windows: list[Windows] = []
+    if args.window:
+        windows = [all_windows(*shape, *file.shape[2:], wrap=file.wrap) for shape in shapes]
+    else:
+        if file.geometry is None:
+            raise InputError("--patch: the file carries no geometry, allowed: --window HxW, in feature positions")
+        if file.wrap:
+            raise InputError("--patch: the file's columns wrap around, allowed: --window HxW, in feature positions")
+        _warn(file.geometry)
+        windows = [window for shape in shapes for window in malicious_windows(*shape, file.geometry)]
+    if all(window.height == file.shape[2] and window.width == file.shape[3] for window in windows):
+        print("pglearn: the malicious window is the whole map: nothing can be certified", file=sys.stderr)
+    mask = args.mask or (max(w.height for w in windows), max(w.width for w in windows))
+    transform, aggregate = DEFENSES[args.defense]
+    constants = {
+        name: given
+        for name, given in (("step", args.step or file.step), ("clip_high", args.clip_high or file.clip_high))
+        if given is not None
+    }
+    defense = Defense(transform(**constants), aggregate(*mask, args.detection_threshold, file.wrap))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    certificate = certify_file(file, defense, windows, args.top_k, device)
+    parameters = {
+        "defense": args.defense,
+        "transform": "logits",
+        "step": defense.transform.step,
+        "clip_high": defense.transform.clip_high,
+        "patch": [_by(shape) for shape in args.patch] if args.patch else None,
+        "window": sorted({_by((w.height, w.width)) for w in windows}),
+        "placements": sum(map(len, windows)),
+        "patches": args.patches,
+        "within": _by(args.within) if args.within else None,
+        "mask": _by(mask),
+        "detection_threshold": args.detection_threshold,
+        "top_k": args.top_k,
+        "unlabelled": args.unlabelled,
+        "wrap": file.wrap,
+    }
+    images, clean, certified = file.shape[0], int(certificate.clean.sum()), int(certificate.certified.sum())
+    if args.json:
+        report = {
+            "schema": "pglearn.certify/1",
+            "parameters": parameters,
+            "evidence_sha256": sha256(args.FILE),
+            "images": images,
+            "clean": clean,
+            "certified": certified,
+            "per_image": {
+                "prediction": certificate.prediction.tolist(),
+                "clean": certificate.clean.tolist(),
+                "certified": certificate.certified.tolist(),
+                "margin": certificate.margin,
+            },
+        }
+        print(json.dumps(report))
+        return
+    attacker = f"{args.patches} patches within" if args.within else "one patch of"
+    size = " or ".join(map(_by, shapes)) + (" pixels" if args.patch else " features")
+    print(f"evidence   {args.FILE}: {images} images, {file.shape[1]} classes, {_by(file.shape[2:])} features")
+    print(f"attacker   {attacker} {size}, anywhere, any content: {parameters['placements']} windows of {', '.join(parameters['window'])} features")
+    print(f"defense    window masking, mask {parameters['mask']}, T = {args.detection_threshold}, top-{args.top_k}")
+    for name, count in (("clean", clean), ("certified", certified)):
+        low, high = interval(count, images)
+        sample = f"   (95 % interval {low:.1f} to {high:.1f} %)" if images < 10_000 else ""
+        print(f"{name:<10} {100 * count / images:5.1f} %   {count} of {images}{sample}")
+
+
+def _warn(geometry: Any) -> None:
+    if warning := geometry.warning():
+        print(f"pglearn: {warning}", file=sys.stderr)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from pglearn.doctor import main
+
+    return main()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser("pglearn", description="Provable defenses against adversarial patches.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    about = "Certify evidence maps: which predictions no patch can change."
+    certify = commands.add_parser("certify", help=about, description=about)
+    certify.add_argument("FILE", help="safetensors: evidence (N, C, H, W) of any real type, labels (N,) int64")
+    certify.add_argument("--defense", required=True, choices=["mask"], help="mask: clipped logits, heaviest window masked")
+    threat = certify.add_mutually_exclusive_group(required=True)
+    threat.add_argument("--window", type=_shape, action="append", metavar="HxW", help="malicious window in feature positions; repeatable: any of them")
+    threat.add_argument("--patch", type=_shape, action="append", metavar="HxW", help="the same in image pixels, through the file's geometry")
+    certify.add_argument("--mask", type=_shape, metavar="HxW", help="what the defense masks (default: the smallest that covers each window)")
+    certify.add_argument("--detection-threshold", default="0", metavar="T", help="share of its class's evidence above which a window is masked (default 0)")
+    certify.add_argument("--top-k", type=int, default=1, metavar="K", help="fewer than K other classes may reach the label (default 1)")
+    certify.add_argument("--patches", type=int, default=1, metavar="P", help="number of patches; above 1 needs --within")
+    certify.add_argument("--within", type=_shape, metavar="HxW", help="region that holds all patches, in the same measure")
+    certify.add_argument("--step", help="evidence of one unit (default: the file's, else 2^-10)")
+    certify.add_argument("--clip-high", metavar="C", help="evidence is clipped to [0, C] (default: the file's, else 64)")
+    certify.add_argument("--unlabelled", action="store_true", help="certify the defended prediction itself; labels are not read")
+    certify.add_argument("--json", action="store_true", help="one JSON object with a verdict for every image")
+    certify.set_defaults(run=_certify)
+
+    about = "Say what works on this machine and how to mend the rest."
+    commands.add_parser("doctor", help=about, description=about).set_defaults(run=_doctor)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0, or 2 after one line on bad input."""
+    try:
+        args = _parser().parse_args(arguments)
+        return args.run(args) or 0
+    except InputError as error:
+        print(f"pglearn: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2

@@ -1,0 +1,242 @@
+"""Evidence on disk and in memory: local evidence maps, their labels, and where they come from.
+
+One file format, safetensors: ``evidence`` (N, C, H, W) of any real type, ``labels`` (N,) int64, and text metadata
+(``geometry``, ``step``, ``clip_high``, ``wrap`` and provenance). Read and written in batches, so a file may be larger than memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from pglearn.errors import InputError
+from pglearn.geometry import Geometry
+
+__all__ = ["Evidence", "EvidenceFile", "EvidenceWriter", "atomic", "sha256"]
+
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+}
+_RESERVED = ("geometry", "step", "clip_high", "wrap")
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, as ``sha256sum`` prints it."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def atomic(path: str | os.PathLike[str]) -> Iterator[Callable[[bytes], None]]:
+    """Yield ``write(data)``; the final name only ever holds all that was written. A full disk is an ``InputError``."""
+    final = Path(path)
+    draft = final.with_name(f".{final.name}.{os.getpid()}.part")
+    with _writing(final):
+        file = open(draft, "wb")
+
+    def write(data: bytes) -> None:
+        with _writing(final):
+            file.write(data)
+
+    try:
+        yield write
+        with _writing(final):
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            os.replace(draft, final)
+    finally:
+        with suppress(OSError):  # closing flushes again: after a full disk the first error is the one to tell
+            file.close()
+        draft.unlink(missing_ok=True)
+
+
+@dataclass
+class Evidence:
+    """Local evidence of N images in memory.
+
+    ``maps`` (N, C, H, W), any real type; ``labels`` (N,) int64 or ``None``; ``geometry`` what each position sees; ``step`` and
+    ``clip_high`` the model's constants for the logits transform, as typed decimals; ``wrap`` whether columns wrap around.
+    """
+
+    maps: Tensor
+    labels: Tensor | None = None
+    geometry: Geometry | None = None
+    step: str | None = None
+    clip_high: str | None = None
+    wrap: bool = False
+    provenance: dict[str, str] = field(default_factory=dict)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a file that :meth:`load` and ``pglearn certify`` read; never leaves half of one."""
+        about = {name: getattr(self, name) for name in (*_RESERVED, "provenance")}
+        with EvidenceWriter(path, tuple(self.maps.shape), self.maps.dtype, self.labels is not None, **about) as writer:
+            writer.write(self.maps, self.labels)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Evidence:
+        """Read a whole file; ``InputError`` says in one line what is wrong with it."""
+        return EvidenceFile(path).load()
+
+
+class EvidenceFile:
+    """An evidence file, opened and checked; ``batches`` reads only what it yields.
+
+    Raises ``InputError`` for a missing, truncated or foreign file, a missing tensor, a wrong rank or type, a count mismatch,
+    N = 0, and labels out of range.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], unlabelled: bool = False):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise InputError(f"FILE: {self.path} is not a file, allowed: a safetensors file with evidence and labels")
+        try:
+            with safe_open(self.path, "pt") as file:
+                names, metadata = list(file.keys()), file.metadata() or {}
+                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+                if "evidence" not in names:
+                    raise InputError(f"FILE: no tensor named evidence (found: {', '.join(names) or 'none'})")
+                self.shape = shapes["evidence"]
+                if len(self.shape) != 4 or 0 in self.shape:
+                    raise InputError(f"evidence: has shape {self.shape}, allowed: (N, C, H, W), none of them 0")
+                self.dtype = file.get_slice("evidence")[:1].dtype
+                if self.dtype.is_complex or self.dtype == torch.bool:
+                    raise InputError(f"evidence: is of type {self.dtype}, allowed: integers and floating point")
+                self.labels: Tensor | None = None
+                if "labels" in names and not unlabelled:
+                    self.labels = file.get_tensor("labels")
+        except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"FILE: {self.path} is no complete safetensors file ({str(error).splitlines()[0]:.100})") from error
+        images, classes = self.shape[:2]
+        if self.labels is None and not unlabelled:
+            raise InputError("labels: not in the file, allowed: a tensor (N,) int64, or certify with --unlabelled")
+        if self.labels is not None:
+            if self.labels.dtype != torch.int64 or tuple(self.labels.shape) != (images,):
+                found = f"{tuple(self.labels.shape)} {str(self.labels.dtype).removeprefix('torch.')}"
+                raise InputError(f"labels: are {found}, allowed: ({images},) int64, one for each evidence map")
+            low, high = self.labels.min().item(), self.labels.max().item()
+            if low < 0 or high >= classes:
+                raise InputError(f"labels: run from {low} to {high}, allowed: 0 to {classes - 1}")
+        self.geometry = Geometry.from_json(metadata["geometry"]) if "geometry" in metadata else None
+        if self.geometry and (self.geometry.rows.cells, self.geometry.columns.cells) != self.shape[2:]:
+            raise InputError(
+                f"geometry: describes {self.geometry.rows.cells}x{self.geometry.columns.cells} features, "
+                f"the evidence has {self.shape[2]}x{self.shape[3]}"
+            )
+        self.step, self.clip_high = metadata.get("step"), metadata.get("clip_high")
+        if (wrap := metadata.get("wrap", "false")) not in ("true", "false"):
+            raise InputError(f"wrap: is {wrap!r} in the file, allowed: true, false")
+        self.wrap = wrap == "true"
+        self.provenance = {name: text for name, text in metadata.items() if name not in _RESERVED}
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield (maps (n, C, H, W), labels (n,) or None), ``size`` images at a time."""
+        with safe_open(self.path, "pt") as file:
+            maps = file.get_slice("evidence")
+            for start in range(0, self.shape[0], size):
+                yield maps[start : start + size], None if self.labels is None else self.labels[start : start + size]
+
+    def load(self) -> Evidence:
+        """All of it, in memory."""
+        ((maps, labels),) = self.batches(self.shape[0])
+        return Evidence(maps, labels, self.geometry, self.step, self.clip_high, self.wrap, self.provenance)
+
+
+class EvidenceWriter:
+    """Write an evidence file batch by batch; the final name appears only when all N images are in.
+
+    ``with EvidenceWriter(path, (N, C, H, W), dtype, geometry=..., step=..., clip_high=...) as writer: writer.write(maps, labels)``
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        shape: tuple[int, ...],
+        dtype: torch.dtype = torch.float32,
+        labelled: bool = True,
+        geometry: Geometry | None = None,
+        step: str | None = None,
+        clip_high: str | None = None,
+        wrap: bool = False,
+        provenance: dict[str, str] | None = None,
+    ):
+        if dtype not in _NAMES:
+            raise InputError(f"dtype: {dtype} cannot be stored, allowed: {', '.join(map(str, _NAMES))}")
+        if len(shape) != 4 or 0 in shape:
+            raise InputError(f"maps: have shape {tuple(shape)}, allowed: (N, C, H, W), none of them 0")
+        if clash := set(provenance or {}) & set(_RESERVED):
+            raise InputError(f"provenance: uses the reserved names {sorted(clash)}")
+        self.shape, self.dtype, self.labelled = shape, dtype, labelled
+        self._written, self._labels = 0, []
+        size = dtype.itemsize
+        for n in shape:
+            size *= n
+        metadata = {**(provenance or {}), "wrap": "true" if wrap else "false"}
+        metadata |= {name: text for name, text in (("step", step), ("clip_high", clip_high)) if text is not None}
+        if geometry:
+            metadata["geometry"] = geometry.to_json()
+        header = {
+            "__metadata__": metadata,
+            "evidence": {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [0, size]},
+        }
+        if labelled:
+            header["labels"] = {"dtype": "I64", "shape": [shape[0]], "data_offsets": [size, size + 8 * shape[0]]}
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        self._header = struct.pack("<Q", len(text)) + text
+        self._path, self._stack = path, ExitStack()
+
+    def __enter__(self) -> EvidenceWriter:
+        self._put = self._stack.enter_context(atomic(self._path))
+        self._put(self._header)
+        return self
+
+    def write(self, maps: Tensor, labels: Tensor | None = None) -> None:
+        """Append maps (n, C, H, W) of the declared type, and their labels (n,) unless the file has none."""
+        if tuple(maps.shape[1:]) != self.shape[1:] or maps.dtype != self.dtype:
+            raise InputError(f"maps: are {tuple(maps.shape)} {maps.dtype}, allowed: (n, *{self.shape[1:]}) {self.dtype}")
+        if self.labelled:
+            if labels is None or tuple(labels.shape) != (len(maps),):
+                raise InputError(f"labels: expected {len(maps)}, one for each map")
+            self._labels.append(labels.to("cpu", torch.int64))
+        self._put(maps.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        self._written += len(maps)
+
+    def __exit__(self, *error: Any) -> bool | None:
+        if error[0] is None:
+            with self._stack:
+                if self._written != self.shape[0]:
+                    raise InputError(f"maps: {self._written} written, {self.shape[0]} declared")
+                if self.labelled:
+                    self._put(torch.cat(self._labels).numpy().tobytes())
+            return None
+        return self._stack.__exit__(*error)
