@@ -1,15 +1,17 @@
 """Certificates: what no patch can change, image by image.
 
-An image is *certified* when, for every malicious window and whatever the attacker writes into it, fewer than k other classes
-reach the label's score. The *margin* says by how much: the label's lower bound minus the k-th largest upper bound of the
-others, at the worst window; positive exactly where certified (Algorithm 2; App. D for k > 1).
+An image is *certified* when, for every malicious window and whatever the attacker writes into it, fewer than
+k other classes reach the label's score. The *margin* says by how much: the label's lower bound minus the k-th
+largest upper bound of the others, at the worst window; positive exactly where certified (Algorithm 2; App. D
+for k > 1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +27,9 @@ __all__ = ["Certificate", "certify", "certify_file", "certify_units"]
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a defense says about N images, and what no patch can change about it. One entry an image, on the CPU."""
+    """What a defense says about N images, and what no patch can change about it. One entry an image, on the
+    CPU.
+    """
 
     prediction: Tensor
     """(N,) int64: class with the largest defended score, the lowest of several."""
@@ -48,42 +52,77 @@ class Certificate:
     @classmethod
     def join(cls, parts: Sequence[Certificate]) -> Certificate:
         """One certificate of several, in order."""
-        tensors = [f.name for f in fields(cls) if f.name != "step"]
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in tensors), step=parts[0].step)
+        names = [field.name for field in fields(cls) if field.name != "step"]
+        joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        return replace(parts[0], **joined)
 
 
-def _check(shape: tuple[int, ...], labels: Tensor | None, aggregate: Aggregate, windows: Sequence[Windows], top: int, k: int) -> None:
+def _check(
+    shape: tuple[int, ...],
+    labels: Tensor | None,
+    aggregate: Aggregate,
+    windows: Sequence[Windows],
+    top: int,
+    k: int,
+) -> None:
     if len(shape) != 4 or 0 in shape:
         raise InputError(f"evidence: has shape {tuple(shape)}, allowed: (N, C, H, W), none of them 0")
     images, classes, height, width = shape
     if not 1 <= k < classes:
-        raise InputError(f"top-k: k is {k}, allowed: 1 to {classes - 1} of {classes} classes" if classes > 1 else "evidence: has 1 class, allowed: 2 or more")
+        raise InputError(
+            f"top-k: k is {k}, allowed: 1 to {classes - 1} of {classes} classes"
+            if classes > 1
+            else "evidence: has 1 class, allowed: 2 or more"
+        )
     if labels is not None:
         if tuple(labels.shape) != (images,) or labels.dtype != torch.int64:
             raise InputError(f"labels: are {tuple(labels.shape)} {labels.dtype}, allowed: ({images},) int64")
         if labels.min() < 0 or labels.max() >= classes:
-            raise InputError(f"labels: run from {int(labels.min())} to {int(labels.max())}, allowed: 0 to {classes - 1}")
+            raise InputError(
+                f"labels: run from {int(labels.min())} to {int(labels.max())}, allowed: 0 to {classes - 1}"
+            )
     if not windows or not all(map(len, windows)):
         raise InputError("window: none given, allowed: at least one malicious window")
     for window in windows:
         fits = 1 <= window.height <= height and 1 <= window.width <= width
-        inside = fits and min(window.rows) >= 0 and max(window.rows) + window.height <= height and min(window.columns) >= 0
+        inside = (
+            fits
+            and min(window.rows) >= 0
+            and max(window.rows) + window.height <= height
+            and min(window.columns) >= 0
+        )
         if not inside or max(window.columns) + (1 if window.wrap else window.width) > width:
-            raise InputError(f"window: {window.height}x{window.width}, allowed: from 1x1 to the map's {height}x{width}, inside it")
+            raise InputError(
+                f"window: {window.height}x{window.width}, allowed: from 1x1 to the map's {height}x{width}"
+            )
     aggregate.check(top, height, width, windows)
 
 
 def certify_units(
-    units: Tensor, labels: Tensor | None, aggregate: Aggregate, windows: Sequence[Windows], top: int, k: int = 1
+    units: Tensor,
+    labels: Tensor | None,
+    aggregate: Aggregate,
+    windows: Sequence[Windows],
+    top: int,
+    k: int = 1,
 ) -> Certificate:
-    """Certify fixed-point evidence: ``units`` (N, C, H, W), integers of ``0 .. top``, as a transform gives them.
+    """Certify fixed-point evidence: ``units`` (N, C, H, W), integers of ``0 .. top``, as a transform gives
+    them.
 
-    ``labels`` (N,) int64, or ``None`` to certify the defended prediction itself. The attacker owns any one of all ``windows``.
-    Raises ``InputError`` on anything that would make the certificate meaningless.
+    ``labels`` (N,) int64, or ``None`` to certify the defended prediction itself. The attacker owns any one of
+    all ``windows``. Raises ``InputError`` on anything that would make the certificate meaningless.
     """
     _check(tuple(units.shape), labels, aggregate, windows, top, k)
-    if units.is_floating_point() or units.dtype not in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64):
-        raise InputError(f"units: are {units.dtype}, allowed: integers; a transform makes them from raw evidence")
+    if units.is_floating_point() or units.dtype not in (
+        torch.int8,
+        torch.uint8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+    ):
+        raise InputError(
+            f"units: are {units.dtype}, allowed: integers; a transform makes them from raw evidence"
+        )
     low, high = (int(v) for v in units.aminmax())
     if low < 0 or high > top:
         raise InputError(f"units: run from {low} to {high}, allowed: 0 to top = {top}")
@@ -91,40 +130,71 @@ def certify_units(
     return _chunked(lambda part: part.to(exact), units, labels, aggregate, windows, top, k, Fraction(1))
 
 
-def certify(maps: Tensor, labels: Tensor | None, defense: Defense, windows: Sequence[Windows], k: int = 1) -> Certificate:
-    """Certify raw evidence ``maps`` (N, C, H, W) of any real type under ``defense``; see :func:`certify_units`."""
+def certify(
+    maps: Tensor, labels: Tensor | None, defense: Defense, windows: Sequence[Windows], k: int = 1
+) -> Certificate:
+    """Certify raw evidence ``maps`` (N, C, H, W) of any real type under ``defense``; see
+    :func:`certify_units`.
+    """
     transform = defense.transform
     _check(tuple(maps.shape), labels, defense.aggregate, windows, transform.top, k)
     step = decimal("step", transform.step)
     return _chunked(transform, maps, labels, defense.aggregate, windows, transform.top, k, step)
 
 
-def _chunked(transform, maps, labels, aggregate, windows, top, k, step) -> Certificate:  # type: ignore[no-untyped-def]
-    cells = maps[0].numel()
-    chunk = max(32, (2**19 if maps.device.type == "cpu" else 2**26) // cells)
+def _chunked(
+    transform: Callable[[Tensor], Tensor],
+    maps: Tensor,
+    labels: Tensor | None,
+    aggregate: Aggregate,
+    windows: Sequence[Windows],
+    top: int,
+    k: int,
+    step: Fraction,
+) -> Certificate:
+    corners = torch.tensor([(r, c, w.height, w.width) for w in windows for r in w.rows for c in w.columns])
+    chunk = max(32, (2**19 if maps.device.type == "cpu" else 2**26) // maps[0].numel())
     parts = []
     for start in range(0, len(maps), chunk):
         units = transform(maps[start : start + chunk])
         given = None if labels is None else labels[start : start + chunk].to(units.device)
         prediction, clean = aggregate.outcome(units, given, k)
         target = prediction if given is None else given
-        margins = torch.cat([aggregate.margins(units, target, top, window, k) for window in windows], 1)  # (n, windows)
+        margins = torch.cat([aggregate.margins(units, target, top, window, k) for window in windows], 1)
         margin = margins.amin(1)
-        order = torch.arange(margins.shape[1], device=margins.device)
-        first = order.where(margins == margin[:, None], margins.shape[1]).amin(1)
-        corners = torch.tensor([(r, c, w.height, w.width) for w in windows for r in w.rows for c in w.columns])
-        found = (t.cpu() for t in (prediction, clean, margin > 0, margin))
-        parts.append(Certificate(*found, worst=corners[first.cpu()], step=step))
+        places = torch.arange(len(corners), device=margins.device)
+        first = places.where(margins == margin[:, None], len(corners)).amin(1).cpu()
+        parts.append(
+            Certificate(
+                prediction=prediction.cpu(),
+                clean=clean.cpu(),
+                certified=(margin > 0).cpu(),
+                margin_units=margin.cpu(),
+                worst=corners[first],
+                step=step,
+            )
+        )
     return Certificate.join(parts)
 
 
 def certify_file(
-    file: EvidenceFile, defense: Defense, windows: Sequence[Windows], k: int = 1, device: str | torch.device = "cpu"
+    file: EvidenceFile,
+    defense: Defense,
+    windows: Sequence[Windows],
+    k: int = 1,
+    device: str | torch.device = "cpu",
 ) -> Certificate:
-    """Certify an evidence file batch by batch, however large; without labels where it was opened ``unlabelled``."""
+    """Certify an evidence file batch by batch, however large; without labels where it was opened
+    ``unlabelled``.
+    """
     cells = file.shape[1] * file.shape[2] * file.shape[3]
     size = max(32, 2**24 // cells)
-    batches = tqdm(file.batches(size), "certify", -(-file.shape[0] // size), leave=False, disable=file.shape[0] <= size)
+    batches = tqdm(
+        file.batches(size), "certify", -(-file.shape[0] // size), leave=False, disable=file.shape[0] <= size
+    )
     return Certificate.join(
-        [certify(maps.to(device), None if labels is None else labels.to(device), defense, windows, k) for maps, labels in batches]
+        [
+            certify(maps.to(device), None if labels is None else labels.to(device), defense, windows, k)
+            for maps, labels in batches
+        ]
     )

@@ -43,7 +43,7 @@ def _certify(args: argparse.Namespace) -> None:
     from pglearn.certify import certify_file
     from pglearn.defenses import DEFENSES, Defense
     from pglearn.evidence import EvidenceFile, sha256
-    from pglearn.geometry import Geometry, Windows, all_windows, malicious_windows
+    from pglearn.geometry import Windows, all_windows, malicious_windows
 
     file = EvidenceFile(args.FILE, unlabelled=args.unlabelled)
     shapes: list[tuple[int, int]] = args.window or args.patch
@@ -53,20 +53,27 @@ def _certify(args: argparse.Namespace) -> None:
         if args.patches == 1:
             raise InputError("--within: holds several patches, allowed: only with --patches 2 or more")
         if any(h > args.within[0] or w > args.within[1] for h, w in shapes):
-            raise InputError(f"--within: is {_by(args.within)}, allowed: at least as large as each patch or window")
+            raise InputError(
+                f"--within: is {_by(args.within)}, allowed: at least as large as each patch or window"
+            )
         shapes = [args.within]
     elif args.patches > 1:
         raise InputError(
-            f"--patches: is {args.patches}, allowed with --defense mask: 1, or --within HxW, a region that holds them all (merging)"
+            f"--patches: is {args.patches}, allowed with --defense mask: 1, "
+            "or --within HxW, a region that holds them all (merging)"
         )
     windows: list[Windows] = []
     if args.window:
-        windows = [all_windows(*shape, *file.shape[2:], wrap=file.wrap) for shape in shapes]
+        windows = [all_windows(*shape, file.shape[2], file.shape[3], file.wrap) for shape in shapes]
     else:
         if file.geometry is None:
-            raise InputError("--patch: the file carries no geometry, allowed: --window HxW, in feature positions")
+            raise InputError(
+                "--patch: the file carries no geometry, allowed: --window HxW, in feature positions"
+            )
         if file.wrap:
-            raise InputError("--patch: the file's columns wrap around, allowed: --window HxW, in feature positions")
+            raise InputError(
+                "--patch: the file's columns wrap around, allowed: --window HxW, in feature positions"
+            )
         _warn(file.geometry)
         windows = [window for shape in shapes for window in malicious_windows(*shape, file.geometry)]
     if all(window.height == file.shape[2] and window.width == file.shape[3] for window in windows):
@@ -118,8 +125,11 @@ def _certify(args: argparse.Namespace) -> None:
     attacker = f"{args.patches} patches within" if args.within else "one patch of"
     size = " or ".join(map(_by, shapes)) + (" pixels" if args.patch else " features")
     print(f"evidence   {args.FILE}: {images} images, {file.shape[1]} classes, {_by(file.shape[2:])} features")
-    print(f"attacker   {attacker} {size}, anywhere, any content: {parameters['placements']} windows of {', '.join(parameters['window'])} features")
-    print(f"defense    window masking, mask {parameters['mask']}, T = {args.detection_threshold}, top-{args.top_k}")
+    print(
+        f"attacker   {attacker} {size}, anywhere, any content: "
+        f"{parameters['placements']} windows of {', '.join(parameters['window'])} features"
+    )
+    print(f"defense    window masking, mask {_by(mask)}, T = {args.detection_threshold}, top-{args.top_k}")
     for name, count in (("clean", clean), ("certified", certified)):
         low, high = interval(count, images)
         sample = f"   (95 % interval {low:.1f} to {high:.1f} %)" if images < 10_000 else ""
@@ -129,6 +139,30 @@ def _certify(args: argparse.Namespace) -> None:
 def _warn(geometry: Any) -> None:
     if warning := geometry.warning():
         print(f"pglearn: {warning}", file=sys.stderr)
+
+
+def _train(args: argparse.Namespace) -> None:
+    import torch
+
+    from pglearn.data import load
+    from pglearn.training import fit
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    images = load(args.data, "train", root=args.root, size=args.size, download=args.download)
+    fit(
+        images,
+        args.model,
+        args.out,
+        about={"data": args.data},
+        objective=args.objective,
+        patch=args.patch,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        lr=args.lr,
+        shift=args.shift,
+        seed=args.seed,
+    )
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -143,21 +177,81 @@ def _parser() -> argparse.ArgumentParser:
 
     about = "Certify evidence maps: which predictions no patch can change."
     certify = commands.add_parser("certify", help=about, description=about)
-    certify.add_argument("FILE", help="safetensors: evidence (N, C, H, W) of any real type, labels (N,) int64")
-    certify.add_argument("--defense", required=True, choices=["mask"], help="mask: clipped logits, heaviest window masked")
+    certify.add_argument(
+        "FILE", help="safetensors: evidence (N, C, H, W) of any real type, labels (N,) int64"
+    )
+    certify.add_argument(
+        "--defense", required=True, choices=["mask"], help="mask: clipped logits, heaviest window masked"
+    )
     threat = certify.add_mutually_exclusive_group(required=True)
-    threat.add_argument("--window", type=_shape, action="append", metavar="HxW", help="malicious window in feature positions; repeatable: any of them")
-    threat.add_argument("--patch", type=_shape, action="append", metavar="HxW", help="the same in image pixels, through the file's geometry")
-    certify.add_argument("--mask", type=_shape, metavar="HxW", help="what the defense masks (default: the smallest that covers each window)")
-    certify.add_argument("--detection-threshold", default="0", metavar="T", help="share of its class's evidence above which a window is masked (default 0)")
-    certify.add_argument("--top-k", type=int, default=1, metavar="K", help="fewer than K other classes may reach the label (default 1)")
-    certify.add_argument("--patches", type=int, default=1, metavar="P", help="number of patches; above 1 needs --within")
-    certify.add_argument("--within", type=_shape, metavar="HxW", help="region that holds all patches, in the same measure")
+    threat.add_argument(
+        "--window",
+        type=_shape,
+        action="append",
+        metavar="HxW",
+        help="malicious window in feature positions; repeatable: any of them",
+    )
+    threat.add_argument(
+        "--patch",
+        type=_shape,
+        action="append",
+        metavar="HxW",
+        help="the same in image pixels, through the file's geometry",
+    )
+    certify.add_argument(
+        "--mask",
+        type=_shape,
+        metavar="HxW",
+        help="what the defense masks (default: the smallest that covers each window)",
+    )
+    certify.add_argument(
+        "--detection-threshold",
+        default="0",
+        metavar="T",
+        help="share of its class's evidence above which a window is masked (default 0)",
+    )
+    certify.add_argument(
+        "--top-k",
+        type=int,
+        default=1,
+        metavar="K",
+        help="fewer than K other classes may reach the label (default 1)",
+    )
+    certify.add_argument(
+        "--patches", type=int, default=1, metavar="P", help="number of patches; above 1 needs --within"
+    )
+    certify.add_argument(
+        "--within", type=_shape, metavar="HxW", help="region that holds all patches, in the same measure"
+    )
     certify.add_argument("--step", help="evidence of one unit (default: the file's, else 2^-10)")
-    certify.add_argument("--clip-high", metavar="C", help="evidence is clipped to [0, C] (default: the file's, else 64)")
-    certify.add_argument("--unlabelled", action="store_true", help="certify the defended prediction itself; labels are not read")
+    certify.add_argument(
+        "--clip-high", metavar="C", help="evidence is clipped to [0, C] (default: the file's, else 64)"
+    )
+    certify.add_argument(
+        "--unlabelled",
+        action="store_true",
+        help="certify the defended prediction itself; labels are not read",
+    )
     certify.add_argument("--json", action="store_true", help="one JSON object with a verdict for every image")
     certify.set_defaults(run=_certify)
+
+    about = "Train a model with a small receptive field; called again after a kill, it resumes."
+    train = commands.add_parser("train", help=about, description=about)
+    train.add_argument("--data", required=True, help="shapes, cifar10, ..., or a class-per-folder tree")
+    train.add_argument("--root", help="data folder (default: PGLEARN_DATA)")
+    train.add_argument("--size", type=int, help="side in pixels to resize to")
+    train.add_argument("--download", action="store_true", help="let torchvision fetch the data")
+    train.add_argument("--model", required=True, help="architecture, such as bagnet-small-32")
+    train.add_argument("--objective", default="masked", help="plain or masked (default)")
+    train.add_argument("--patch", type=_shape, default=(5, 5), metavar="HxW", help="in pixels (default 5x5)")
+    train.add_argument("--epochs", type=int, default=10)
+    train.add_argument("--batch-size", type=int, default=128)
+    train.add_argument("--lr", type=float, default=4e-3, help="largest learning rate (default 0.004)")
+    train.add_argument("--shift", type=int, default=1, help="images are moved by up to so many pixels (default 1)")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    train.add_argument("--out", required=True, metavar="FILE", help="model file to write")
+    train.set_defaults(run=_train)
 
     about = "Say what works on this machine and how to mend the rest."
     commands.add_parser("doctor", help=about, description=about).set_defaults(run=_doctor)

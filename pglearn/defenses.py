@@ -1,16 +1,19 @@
-"""Defenses: a transform that bounds local evidence, and an aggregate that turns each class's map into its score.
+"""Defenses: a transform that bounds local evidence, and an aggregate that turns each class's map into its
+score.
 
-From here on everything is an integer. A *transform* maps raw evidence to units ``0 .. top``; an attacker may write any of them
-into the cells of the malicious window, in every class independently. An *aggregate* maps units (N, C, H, W) to scores (N, C).
+From here on everything is an integer. A *transform* maps raw evidence to units ``0 .. top``; an attacker may
+write any of them into the cells of the malicious window, in every class independently. An *aggregate* maps
+units (N, C, H, W) to scores (N, C).
 
-**Theorem.** If a class's score never falls when one of its cells rises, then over all contents of a window the least score is
-the one with the window filled with 0, and the largest the one with it filled with ``top``: both fillings are among the
-contents, and every content lies between them, cell by cell. So both bounds are exact.
+**Theorem.** If a class's score never falls when one of its cells rises, then over all contents of a window
+the least score is the one with the window filled with 0, and the largest the one with it filled with ``top``:
+both fillings are among the contents, and every content lies between them, cell by cell. So both bounds are
+exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
@@ -40,10 +43,12 @@ def decimal(name: str, text: str | float) -> Fraction:
 
 @dataclass(frozen=True)
 class Logits:
-    """Local logits clipped to ``[0, clip_high]`` and rounded to multiples of ``step``, as part of the defense itself.
+    """Local logits clipped to ``[0, clip_high]`` and rounded to multiples of ``step``, as part of the defense
+    itself.
 
-    ``units = rint(clip(x, 0, clip_high) / step)`` in float64, half to even; NaN becomes 0, plus and minus infinity the ends.
-    Constants belong to the model (fixed on training data). Clipping: Section 3.4, with c_l = 0, c_h = ``clip_high``.
+    ``units = rint(clip(x, 0, clip_high) / step)`` in float64, half to even; NaN becomes 0, plus and minus
+    infinity the ends. Constants belong to the model (fixed on training data). Clipping: Section 3.4, with c_l
+    = 0, c_h = ``clip_high``.
     """
 
     step: str = "0.0009765625"  # 2**-10
@@ -53,10 +58,10 @@ class Logits:
         for name in ("step", "clip_high"):
             if decimal(name, getattr(self, name)) <= 0:
                 raise InputError(f"{name}: is {getattr(self, name)}, allowed: above 0")
-        if not 1 <= float(self.clip_high) / float(self.step) <= 2**53:
+        units = float(self.clip_high) / float(self.step)
+        if not 1 <= units <= 2**53:
             raise InputError(
-                f"clip_high: {self.clip_high} at step {self.step} gives {float(self.clip_high) / float(self.step):.3g} units, "
-                "allowed: 1 to 2^53"
+                f"clip_high: {self.clip_high} at step {self.step} gives {units:.3g} units, allowed: 1 to 2^53"
             )
 
     @property
@@ -65,23 +70,31 @@ class Logits:
         return round(float(self.clip_high) / float(self.step))
 
     def __call__(self, maps: Tensor) -> Tensor:
-        """Raw evidence (N, C, H, W) of any real type -> units of the same shape: int32 where a map's sum fits, else int64."""
+        """Raw evidence (N, C, H, W) of any real type -> units of the same shape: int32 where a map's sum
+        fits, else int64.
+        """
         cells = maps.shape[-2] * maps.shape[-1]
         kind = torch.int32 if self.top * cells < 2**31 else torch.int64
         if not maps.is_floating_point() and float(self.step) == 1:
             if maps.dtype in (torch.int8, torch.uint8, torch.int16):
                 maps = maps.to(torch.int32)
             return maps.clamp(0, self.top).to(kind)
-        return (maps.double().nan_to_num(nan=0.0).clamp(0, float(self.clip_high)) / float(self.step)).round().to(kind)
+        return (
+            (maps.double().nan_to_num(nan=0.0).clamp(0, float(self.clip_high)) / float(self.step))
+            .round()
+            .to(kind)
+        )
 
 
 def _slide(flat: Tensor, length: int, stride: int) -> Tensor:
-    """Sums of ``length`` entries ``stride`` apart, starting at each entry of a flat tensor, by doubling; shorter at the end."""
-    total, taken, block, size = None, 0, flat, 1
+    """Sums of ``length`` entries ``stride`` apart, starting at each entry of a flat tensor, by doubling;
+    shorter at the end.
+    """
+    total, block, taken, size = flat, flat, 0, 1
     while True:
         if length & size:
             piece = block[taken * stride :]
-            total = piece if total is None else total[: len(piece)] + piece
+            total = piece if taken == 0 else total[: len(piece)] + piece
             taken += size
         if taken == length:
             return total
@@ -103,51 +116,62 @@ def _wrapped(maps: Tensor, width: int, wrap: bool) -> Tensor:
     return torch.cat([maps, maps[..., : width - 1]], -1) if wrap and width < maps.shape[-1] else maps
 
 
-def rectangles(windows: Windows, map_shape: tuple[int, int], device: torch.device | None = None) -> Iterator[Tensor]:
+def rectangles(
+    windows: Windows, height: int, width: int, device: torch.device | None = None
+) -> Iterator[Tensor]:
     """Each placement as a boolean map (H, W), row by row."""
     for row in windows.rows:
         for column in windows.columns:
-            inside = torch.zeros(map_shape, dtype=torch.bool, device=device)
-            columns = torch.arange(column, column + windows.width, device=device) % map_shape[1]
+            inside = torch.zeros(height, width, dtype=torch.bool, device=device)
+            columns = torch.arange(column, column + windows.width, device=device) % width
             inside[row : row + windows.height, columns] = True
             yield inside
 
 
 class Aggregate:
-    """What turns units (N, C, H, W) into scores (N, C). A subclass gives ``scores``; if it is monotone, that is all it needs."""
+    """What turns units (N, C, H, W) into scores (N, C). A subclass gives ``scores``; if it is monotone, that
+    is all it needs.
+    """
 
     def scores(self, units: Tensor) -> Tensor:
         """Defended scores (N, C) int64 of units (N, C, H, W)."""
         raise NotImplementedError
 
     def bounds(self, units: Tensor, top: int, inside: Tensor) -> tuple[Tensor, Tensor]:
-        """Least and largest score (N, C) of each class over all contents of the cells ``inside`` (H, W): the theorem above."""
+        """Least and largest score (N, C) of each class over all contents of the cells ``inside`` (H, W): the
+        theorem above.
+        """
         return self.scores(units.masked_fill(inside, 0)), self.scores(units.masked_fill(inside, top))
 
     def margins(self, units: Tensor, labels: Tensor, top: int, windows: Windows, k: int = 1) -> Tensor:
-        """Label's lower bound minus the k-th largest upper bound of the others, in units: (N, len(windows)) int64.
+        """Label's lower bound minus the k-th largest upper bound of the others, in units: (N, len(windows))
+        int64.
 
-        Here window by window from ``bounds``: slow, and the reference. A closed form that overrides it may leave out what
-        cannot be an image's smallest margin: each entry at least the true one, the smallest exact.
+        Here window by window from ``bounds``: slow, and the reference. A closed form that overrides it may
+        leave out what cannot be an image's smallest margin: each entry at least the true one, the smallest
+        exact.
         """
         images = torch.arange(len(units), device=units.device)
         margins = []
-        for inside in rectangles(windows, tuple(units.shape[-2:]), units.device):
+        for inside in rectangles(windows, units.shape[2], units.shape[3], units.device):
             lower, upper = self.bounds(units, top, inside)
             upper[images, labels] = -1
             margins.append(lower[images, labels] - _kth_largest(upper, k))
         return torch.stack(margins, 1)
 
     def outcome(self, units: Tensor, labels: Tensor | None, k: int = 1) -> tuple[Tensor, Tensor]:
-        """(prediction, clean): the class with the largest score, the lowest of several; whether fewer than k classes other than the
-        label (the prediction where ``labels`` is None) score at least as much as it. Each (N,).
+        """(prediction, clean): the class with the largest score, the lowest of several; whether fewer than k
+        classes other than the label (the prediction where ``labels`` is None) score at least as much as it.
+        Each (N,).
         """
         return _outcome(self.scores(units), labels, k)
 
     def check(self, top: int, height: int, width: int, windows: Sequence[Windows]) -> None:
         """Raise ``InputError`` where this aggregate cannot certify such maps without error or overflow."""
         if top * height * width > _LARGEST_SUM:
-            raise InputError(f"clip_high: {height}x{width} cells of {top} units could overflow, allowed sum: {_LARGEST_SUM}")
+            raise InputError(
+                f"clip_high: {height}x{width} cells of {top} units could overflow, allowed: {_LARGEST_SUM}"
+            )
 
 
 def _outcome(scores: Tensor, labels: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
@@ -175,11 +199,13 @@ class Sum(Aggregate):
 class WindowMask(Aggregate):
     """Robust masking (Algorithm 1): each class loses its heaviest ``height`` x ``width`` window.
 
-    Only where that window holds more than the share ``threshold`` (T, a typed decimal in [0, 1)) of the class's evidence; a share
-    equal to T stays. ``wrap``: masks run around the right border, as over the features of de-randomized smoothing.
+    Only where that window holds more than the share ``threshold`` (T, a typed decimal in [0, 1)) of the
+    class's evidence; a share equal to T stays. ``wrap``: masks run around the right border, as over the
+    features of de-randomized smoothing.
 
-    At T = 0 the score is the sum minus the heaviest window: a cell that rises by 1 adds 1 to the sum and at most 1 to any
-    window, so the score never falls, and the generic bounds are exact. T > 0 has bounds of its own, see ``bounds``.
+    At T = 0 the score is the sum minus the heaviest window: a cell that rises by 1 adds 1 to the sum and at
+    most 1 to any window, so the score never falls, and the generic bounds are exact. T > 0 has bounds of its
+    own, see ``bounds``.
     """
 
     height: int
@@ -198,20 +224,25 @@ class WindowMask(Aggregate):
         return decimal("detection threshold", self.threshold).as_integer_ratio()
 
     def check(self, top: int, height: int, width: int, windows: Sequence[Windows]) -> None:
-        """Also: the mask fits the map and covers each window, and the shares compared by cross-multiplication fit 64 bits."""
+        """Also: the mask fits the map and covers each window, and the shares compared by cross-multiplication
+        fit 64 bits.
+        """
         if self.height > height or self.width > width:
             raise InputError(f"mask: {self.height}x{self.width}, allowed: at most the map's {height}x{width}")
         for window in windows:
             if window.height > self.height or window.width > self.width:
                 raise InputError(
-                    f"mask: {self.height}x{self.width}, allowed: at least the malicious window's {window.height}x{window.width}"
+                    f"mask: {self.height}x{self.width}, allowed: at least the malicious window's "
+                    f"{window.height}x{window.width}"
                 )
             if window.wrap != self.wrap and len(window.columns) > 1:
-                raise InputError("wrap: the mask and the malicious windows must agree on whether columns wrap around")
+                raise InputError(
+                    "wrap: the mask and the malicious windows must agree on whether columns wrap around"
+                )
         if top * height * width * self._share[1] > _LARGEST_SUM:
             raise InputError(
-                f"clip_high: {height}x{width} cells of {top} units, compared with T = {self.threshold}, could overflow, "
-                f"allowed: {_LARGEST_SUM}"
+                f"clip_high: {height}x{width} cells of {top} units, compared with T = {self.threshold}, "
+                f"could overflow, allowed: {_LARGEST_SUM}"
             )
 
     def _mask_sums(self, units: Tensor) -> Tensor:
@@ -245,13 +276,16 @@ class WindowMask(Aggregate):
         return _outcome(scores, labels, k)
 
     def bounds(self, units: Tensor, top: int, inside: Tensor) -> tuple[Tensor, Tensor]:
-        """Bounds (N, C) on each class's score over all contents of the window ``inside`` (H, W); exact at T = 0.
+        """Bounds (N, C) on each class's score over all contents of the window ``inside`` (H, W); exact at T =
+        0.
 
-        Write ``out`` for the evidence outside the window. *Upper* (Lemmas 1 and 2; ``rest``: what the heaviest mask v over the whole
-        window leaves). If a mask m falls, it weighs no less than v, so the score is at most total - v = ``rest``. If none falls,
-        v weighs at most T * total: total <= rest / (1 - T); and never more than out + top * cells.
-        *Lower.* Whatever falls removes at most its own outside part, and the rest of the window only adds. A mask apart from the
-        window falls only if its share of the total, thus of ``out``, exceeds T; then so does the heaviest outside part.
+        Write ``out`` for the evidence outside the window. *Upper* (Lemmas 1 and 2; ``rest``: what the
+        heaviest mask v over the whole window leaves). If a mask m falls, it weighs no less than v, so the
+        score is at most total - v = ``rest``. If none falls, v weighs at most T * total: total <= rest / (1 -
+        T); and never more than out + top * cells.
+        *Lower.* Whatever falls removes at most its own outside part, and the rest of the window only adds. A
+        mask apart from the window falls only if its share of the total, thus of ``out``, exceeds T; then so
+        does the heaviest outside part.
         """
         part, whole = self._share
         if part == 0:
@@ -284,7 +318,8 @@ class WindowMask(Aggregate):
             weights, rivals = totals[todo].topk(count)
             chosen = units[todo[:, None], rivals]  # (n, count, H, W)
             margins[todo] = (lower[todo] - self._rival(chosen, weights, None, top, windows, k)).long()
-            # A class lowers the smallest margin only if its bound passes `needed`, and no bound passes that of its whole total.
+            # A class lowers the smallest margin only if its bound passes `needed`, and no bound passes that
+            # of its whole total.
             needed = lower[todo].flatten(1).amin(1) - margins[todo].flatten(1).amin(1)
             matter = (self._inflated(totals[todo]) > needed[:, None]).sum(1)
             todo, matter = todo[matter > count], matter[matter > count]
@@ -299,7 +334,9 @@ class WindowMask(Aggregate):
     def _lower(self, maps: Tensor, windows: Windows) -> Tensor:
         """Lower bounds (N, R, Q) of ``bounds`` for one class's maps (N, H, W)."""
         part, whole = self._share
-        out = maps.flatten(1).sum(-1, dtype=maps.dtype)[:, None, None] - box_sums(maps, windows.height, windows.width)
+        out = maps.flatten(1).sum(-1, dtype=maps.dtype)[:, None, None] - box_sums(
+            maps, windows.height, windows.width
+        )
         meeting, apart = _heaviest_outside(maps, windows, self.height, self.width)
         heaviest = torch.maximum(meeting, apart)
         if part:
@@ -309,10 +346,15 @@ class WindowMask(Aggregate):
     def _rival(
         self, maps: Tensor, totals: Tensor, labels: Tensor | None, top: int, windows: Windows, k: int
     ) -> Tensor:
-        """k-th largest of the upper bounds (N, R, Q) of ``bounds`` among classes' maps (N, K, H, W), ``labels`` left out."""
+        """k-th largest of the upper bounds (N, R, Q) of ``bounds`` among classes' maps (N, K, H, W),
+        ``labels`` left out.
+        """
         out = totals[..., None, None] - box_sums(maps, windows.height, windows.width)  # (N, K, P, Q)
         filled = out + windows.height * windows.width * top
-        if (windows.height, windows.width) == (self.height, self.width):  # the one mask over the window leaves ``out``
+        if (windows.height, windows.width) == (
+            self.height,
+            self.width,
+        ):  # the one mask over the window leaves ``out``
             upper = torch.minimum(self._inflated(out), filled) if self._share[0] else out
         else:
             flat = maps.flatten(0, 1)
@@ -320,7 +362,9 @@ class WindowMask(Aggregate):
                 covering, _ = _heaviest_outside(flat, windows, self.height, self.width, covering=True)
                 upper = torch.minimum(self._inflated(out - covering.view_as(out)), filled)
             else:
-                upper = filled - torch.maximum(*_heaviest_outside(flat, windows, self.height, self.width, top)).view_as(out)
+                upper = filled - torch.maximum(
+                    *_heaviest_outside(flat, windows, self.height, self.width, top)
+                ).view_as(out)
             if labels is not None:
                 upper[torch.arange(len(upper)), labels] = -1
         return _placed(_kth_largest(upper, k), windows)
@@ -337,10 +381,12 @@ def _placed(values: Tensor, windows: Windows) -> Tensor:
 def _heaviest_outside(
     maps: Tensor, windows: Windows, height: int, width: int, fill: int = 0, covering: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """What the heaviest mask holds outside each window: (those that meet the window, those apart from it), each (M, P, Q).
+    """What the heaviest mask holds outside each window: (those that meet the window, those apart from it),
+    each (M, P, Q).
 
-    ``maps`` (M, H, W); masks are ``height`` x ``width``. Each shared cell counts ``fill``. ``covering``: only masks over the whole
-    window meet it. One pass a relative offset: with the maps last in memory, each is a few vector operations.
+    ``maps`` (M, H, W); masks are ``height`` x ``width``. Each shared cell counts ``fill``. ``covering``: only
+    masks over the whole window meet it. One pass a relative offset: with the maps last in memory, each is a
+    few vector operations.
     """
     h, w = windows.height, windows.width
     sums = box_sums(maps, height, width).permute(1, 2, 0).contiguous()  # (P', Q', M)
@@ -349,8 +395,12 @@ def _heaviest_outside(
     shape = (maps.shape[1] - h + 1, maps.shape[2] - w + 1, len(maps))
     meeting, apart = sums.new_zeros(shape), sums.new_zeros(shape)
 
-    def shifts(window: int, mask: int, placements: int, masks: int) -> Iterator[tuple[int, int, int, int, int]]:
-        """Offset, first and stop of the windows whose mask at that offset exists, start and stop of what both cover."""
+    def shifts(
+        window: int, mask: int, placements: int, masks: int
+    ) -> Iterator[tuple[int, int, int, int, int]]:
+        """Offset, first and stop of the windows whose mask at that offset exists, start and stop of what both
+        cover.
+        """
         for d in range(window - mask, 1) if covering else range(1 - mask, window):
             first, stop = max(0, -d), min(placements, masks - d)
             if first < stop:
@@ -371,7 +421,10 @@ def _heaviest_outside(
             lines = sums.amax(1 - dim, keepdim=True)
             before = lines.cummax(dim).values.narrow(dim, 0, count)  # above, left
             after = lines.flip(dim).cummax(dim).values.narrow(dim, 0, count).flip(dim)  # below, right
-            for best, found in ((apart.narrow(dim, mask, count), before), (apart.narrow(dim, 0, count), after)):
+            for best, found in (
+                (apart.narrow(dim, mask, count), before),
+                (apart.narrow(dim, 0, count), after),
+            ):
                 torch.maximum(best, found, out=best)
     return meeting.permute(2, 0, 1), apart.permute(2, 0, 1)
 
@@ -388,4 +441,4 @@ class Defense:
         return self.aggregate.scores(self.transform(maps))
 
 
-DEFENSES = {"mask": (Logits, WindowMask)}
+DEFENSES: dict[str, tuple[type[Logits], Callable[..., Aggregate]]] = {"mask": (Logits, WindowMask)}

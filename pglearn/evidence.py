@@ -1,7 +1,8 @@
 """Evidence on disk and in memory: local evidence maps, their labels, and where they come from.
 
-One file format, safetensors: ``evidence`` (N, C, H, W) of any real type, ``labels`` (N,) int64, and text metadata
-(``geometry``, ``step``, ``clip_high``, ``wrap`` and provenance). Read and written in batches, so a file may be larger than memory.
+One file format, safetensors: ``evidence`` (N, C, H, W) of any real type, ``labels`` (N,) int64, and text
+metadata (``geometry``, ``step``, ``clip_high``, ``wrap`` and provenance). Read and written in batches, so a
+file may be larger than memory.
 """
 
 from __future__ import annotations
@@ -55,11 +56,13 @@ def _writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Callable[[bytes], None]]:
-    """Yield ``write(data)``; the final name only ever holds all that was written. A full disk is an ``InputError``."""
+    """Yield ``write(data)``; the final name only ever holds all that was written. A full disk is an
+    ``InputError``.
+    """
     final = Path(path)
     draft = final.with_name(f".{final.name}.{os.getpid()}.part")
     with _writing(final):
-        file = open(draft, "wb")
+        file = open(draft, "wb")  # noqa: SIM115 (closed below, before it is moved)
 
     def write(data: bytes) -> None:
         with _writing(final):
@@ -82,8 +85,9 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Callable[[bytes], None]]:
 class Evidence:
     """Local evidence of N images in memory.
 
-    ``maps`` (N, C, H, W), any real type; ``labels`` (N,) int64 or ``None``; ``geometry`` what each position sees; ``step`` and
-    ``clip_high`` the model's constants for the logits transform, as typed decimals; ``wrap`` whether columns wrap around.
+    ``maps`` (N, C, H, W), any real type; ``labels`` (N,) int64 or ``None``; ``geometry`` what each position
+    sees; ``step`` and ``clip_high`` the model's constants for the logits transform, as typed decimals;
+    ``wrap`` whether columns wrap around.
     """
 
     maps: Tensor
@@ -97,7 +101,9 @@ class Evidence:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file that :meth:`load` and ``pglearn certify`` read; never leaves half of one."""
         about = {name: getattr(self, name) for name in (*_RESERVED, "provenance")}
-        with EvidenceWriter(path, tuple(self.maps.shape), self.maps.dtype, self.labels is not None, **about) as writer:
+        with EvidenceWriter(
+            path, tuple(self.maps.shape), self.maps.dtype, self.labels is not None, **about
+        ) as writer:
             writer.write(self.maps, self.labels)
 
     @classmethod
@@ -109,14 +115,16 @@ class Evidence:
 class EvidenceFile:
     """An evidence file, opened and checked; ``batches`` reads only what it yields.
 
-    Raises ``InputError`` for a missing, truncated or foreign file, a missing tensor, a wrong rank or type, a count mismatch,
-    N = 0, and labels out of range.
+    Raises ``InputError`` for a missing, truncated or foreign file, a missing tensor, a wrong rank or type, a
+    count mismatch, N = 0, and labels out of range.
     """
 
     def __init__(self, path: str | os.PathLike[str], unlabelled: bool = False):
         self.path = Path(path)
         if not self.path.is_file():
-            raise InputError(f"FILE: {self.path} is not a file, allowed: a safetensors file with evidence and labels")
+            raise InputError(
+                f"FILE: {self.path} is not a file, allowed: a safetensors file with evidence and labels"
+            )
         try:
             with safe_open(self.path, "pt") as file:
                 names, metadata = list(file.keys()), file.metadata() or {}
@@ -125,24 +133,34 @@ class EvidenceFile:
                     raise InputError(f"FILE: no tensor named evidence (found: {', '.join(names) or 'none'})")
                 self.shape = shapes["evidence"]
                 if len(self.shape) != 4 or 0 in self.shape:
-                    raise InputError(f"evidence: has shape {self.shape}, allowed: (N, C, H, W), none of them 0")
+                    raise InputError(
+                        f"evidence: has shape {self.shape}, allowed: (N, C, H, W), none of them 0"
+                    )
                 self.dtype = file.get_slice("evidence")[:1].dtype
                 if self.dtype.is_complex or self.dtype == torch.bool:
-                    raise InputError(f"evidence: is of type {self.dtype}, allowed: integers and floating point")
+                    raise InputError(
+                        f"evidence: is of type {self.dtype}, allowed: integers and floating point"
+                    )
                 self.labels: Tensor | None = None
                 if "labels" in names and not unlabelled:
                     self.labels = file.get_tensor("labels")
         except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"FILE: {self.path} is no complete safetensors file ({str(error).splitlines()[0]:.100})") from error
+            raise InputError(
+                f"FILE: {self.path} is no complete safetensors file ({str(error).splitlines()[0]:.100})"
+            ) from error
         images, classes = self.shape[:2]
         if self.labels is None and not unlabelled:
-            raise InputError("labels: not in the file, allowed: a tensor (N,) int64, or certify with --unlabelled")
+            raise InputError(
+                "labels: not in the file, allowed: a tensor (N,) int64, or certify with --unlabelled"
+            )
         if self.labels is not None:
             if self.labels.dtype != torch.int64 or tuple(self.labels.shape) != (images,):
                 found = f"{tuple(self.labels.shape)} {str(self.labels.dtype).removeprefix('torch.')}"
-                raise InputError(f"labels: are {found}, allowed: ({images},) int64, one for each evidence map")
+                raise InputError(
+                    f"labels: are {found}, allowed: ({images},) int64, one for each evidence map"
+                )
             low, high = self.labels.min().item(), self.labels.max().item()
             if low < 0 or high >= classes:
                 raise InputError(f"labels: run from {low} to {high}, allowed: 0 to {classes - 1}")
@@ -163,7 +181,10 @@ class EvidenceFile:
         with safe_open(self.path, "pt") as file:
             maps = file.get_slice("evidence")
             for start in range(0, self.shape[0], size):
-                yield maps[start : start + size], None if self.labels is None else self.labels[start : start + size]
+                yield (
+                    maps[start : start + size],
+                    None if self.labels is None else self.labels[start : start + size],
+                )
 
     def load(self) -> Evidence:
         """All of it, in memory."""
@@ -174,7 +195,8 @@ class EvidenceFile:
 class EvidenceWriter:
     """Write an evidence file batch by batch; the final name appears only when all N images are in.
 
-    ``with EvidenceWriter(path, (N, C, H, W), dtype, geometry=..., step=..., clip_high=...) as writer: writer.write(maps, labels)``
+    ``with EvidenceWriter(path, (N, C, H, W), dtype, geometry=..., step=..., clip_high=...) as writer:
+    writer.write(maps, labels)``
     """
 
     def __init__(
@@ -196,12 +218,15 @@ class EvidenceWriter:
         if clash := set(provenance or {}) & set(_RESERVED):
             raise InputError(f"provenance: uses the reserved names {sorted(clash)}")
         self.shape, self.dtype, self.labelled = shape, dtype, labelled
-        self._written, self._labels = 0, []
+        self._written = 0
+        self._labels: list[Tensor] = []
         size = dtype.itemsize
         for n in shape:
             size *= n
         metadata = {**(provenance or {}), "wrap": "true" if wrap else "false"}
-        metadata |= {name: text for name, text in (("step", step), ("clip_high", clip_high)) if text is not None}
+        metadata |= {
+            name: text for name, text in (("step", step), ("clip_high", clip_high)) if text is not None
+        }
         if geometry:
             metadata["geometry"] = geometry.to_json()
         header = {
@@ -209,7 +234,11 @@ class EvidenceWriter:
             "evidence": {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [0, size]},
         }
         if labelled:
-            header["labels"] = {"dtype": "I64", "shape": [shape[0]], "data_offsets": [size, size + 8 * shape[0]]}
+            header["labels"] = {
+                "dtype": "I64",
+                "shape": [shape[0]],
+                "data_offsets": [size, size + 8 * shape[0]],
+            }
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         self._header = struct.pack("<Q", len(text)) + text
@@ -223,7 +252,9 @@ class EvidenceWriter:
     def write(self, maps: Tensor, labels: Tensor | None = None) -> None:
         """Append maps (n, C, H, W) of the declared type, and their labels (n,) unless the file has none."""
         if tuple(maps.shape[1:]) != self.shape[1:] or maps.dtype != self.dtype:
-            raise InputError(f"maps: are {tuple(maps.shape)} {maps.dtype}, allowed: (n, *{self.shape[1:]}) {self.dtype}")
+            raise InputError(
+                f"maps: are {tuple(maps.shape)} {maps.dtype}, allowed: (n, *{self.shape[1:]}) {self.dtype}"
+            )
         if self.labelled:
             if labels is None or tuple(labels.shape) != (len(maps),):
                 raise InputError(f"labels: expected {len(maps)}, one for each map")

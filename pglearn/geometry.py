@@ -1,17 +1,19 @@
 """What a feature sees: receptive fields, window sizes and the malicious windows of a patch.
 
-Everything is one-dimensional: a rectangle of pixels is an interval of rows times an interval of columns, and so is the
-set of features that it touches. Integers throughout; pixels are those of the *native* image, before any resizing.
+Everything is one-dimensional: a rectangle of pixels is an interval of rows times an interval of columns, and
+so is the set of features that it touches. Integers throughout; pixels are those of the *native* image, before
+any resizing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from math import ceil, floor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pglearn.errors import InputError
 
@@ -57,8 +59,8 @@ class Layer:
 class Axis:
     """One axis of an image and the cells of the feature map along it.
 
-    ``fields[i] = (start, stop)``: cell ``i`` depends on no pixel outside ``start <= pixel < stop``. A field may reach over
-    the border, where there is only padding; ``image`` is the number of pixels that exist.
+    ``fields[i] = (start, stop)``: cell ``i`` depends on no pixel outside ``start <= pixel < stop``. A field
+    may reach over the border, where there is only padding; ``image`` is the number of pixels that exist.
     """
 
     image: int
@@ -78,7 +80,7 @@ class Axis:
     def stride(self) -> int:
         """Receptive field stride s in pixels (the smallest step; 1 for a single cell)."""
         starts = [start for start, _ in self.fields]
-        return max(1, min((b - a for a, b in zip(starts, starts[1:], strict=False)), default=1))
+        return max(1, min((b - a for a, b in pairwise(starts)), default=1))
 
     @property
     def sees_everything(self) -> bool:
@@ -114,7 +116,7 @@ class Geometry:
                 axes[name] = Axis(image, fields)
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(
-                f"geometry: {error!s:.80} in {text!r:.60}, allowed: rows and columns, each with image and fields"
+                f"geometry: {error!s:.60} in {text!r:.60}, allowed: rows and columns, with image and fields"
             ) from None
         return cls(**axes)
 
@@ -122,7 +124,7 @@ class Geometry:
         """A plain warning when nothing can ever be certified with these fields, else ``None``."""
         if self.rows.sees_everything and self.columns.sees_everything:
             return (
-                "every feature sees the whole image: a patch of any size controls all of them, so nothing can be certified"
+                "every feature sees the whole image: a patch controls them all, so nothing can be certified"
             )
         return None
 
@@ -130,8 +132,9 @@ class Geometry:
 def receptive_field(layers: Iterable[Layer], image: int) -> Axis:
     """Receptive fields along one axis of ``image`` pixels, behind a stack of layers (first layer first).
 
-    Size ``r = 1 + sum((kernel - 1) * dilation * jump)`` with ``jump`` the product of the strides before a layer; stride
-    ``s`` the product of all strides; padding moves the first field by ``padding * jump`` to the left. Section 3.1 and App. B.
+    Size ``r = 1 + sum((kernel - 1) * dilation * jump)`` with ``jump`` the product of the strides before a
+    layer; stride ``s`` the product of all strides; padding moves the first field by ``padding * jump`` to the
+    left. Section 3.1 and App. B.
 
     >>> axis = receptive_field([Layer(3), Layer(3, stride=2)], 11)
     >>> axis.size, axis.stride, axis.cells, axis.fields[1]
@@ -145,18 +148,20 @@ def receptive_field(layers: Iterable[Layer], image: int) -> Axis:
         cells = (cells + 2 * layer.padding - reach - 1) // layer.stride + 1
         jump *= layer.stride
         if cells < 1:
-            raise InputError(f"image: {image} pixels are too few for layer {number}, whose kernel covers {reach + 1} cells")
+            raise InputError(
+                f"image: {image} pixels are too few for layer {number}, whose kernel covers {reach + 1} cells"
+            )
     return Axis(image, tuple((offset + i * jump, offset + i * jump + size) for i in range(cells)))
 
 
 def layers_of(module: nn.Module, axis: int = 0) -> list[Layer]:
     """The convolution and pooling layers of a *sequential* module along one axis (0: rows, 1: columns).
 
-    Reads ``kernel_size``, ``stride``, ``padding`` and ``dilation`` in order of registration; a network with branches needs
-    :func:`probe`.
+    Reads ``kernel_size``, ``stride``, ``padding`` and ``dilation`` in order of registration; a network with
+    branches needs :func:`probe`.
     """
 
-    def along(value: int | Sequence[int]) -> int:
+    def along(value: Any) -> int:
         return value if isinstance(value, int) else value[axis]
 
     layers = []
@@ -165,12 +170,15 @@ def layers_of(module: nn.Module, axis: int = 0) -> list[Layer]:
             if isinstance(layer.padding, str):
                 raise InputError(f"layer: padding is {layer.padding!r}, allowed: a number of cells")
             dilation = along(getattr(layer, "dilation", 1))
-            layers.append(Layer(along(layer.kernel_size), along(layer.stride), along(layer.padding), dilation))
+            layers.append(
+                Layer(along(layer.kernel_size), along(layer.stride), along(layer.padding), dilation)
+            )
     return layers
 
 
 def attention_counts(layers: Iterable[Layer]) -> list[int]:
-    """How often each pixel of a receptive field is looked at on the way to its one output cell (Fig. 6), first pixel first.
+    """How often each pixel of a receptive field is looked at on the way to its one output cell (Fig. 6),
+    first pixel first.
 
     The number of paths from the pixel to the cell: the coefficients of a product of polynomials, one a layer.
 
@@ -188,13 +196,16 @@ def attention_counts(layers: Iterable[Layer]) -> list[int]:
 
 
 def attention_counts_2d(layers: Iterable[Layer]) -> list[list[int]]:
-    """Attention counts of a square receptive field: the outer product of :func:`attention_counts` with itself."""
+    """Attention counts of a square receptive field: the outer product of :func:`attention_counts` with
+    itself.
+    """
     counts = attention_counts(layers)
     return [[row * column for column in counts] for row in counts]
 
 
 def window_size(p: int, r: int, s: int) -> int:
-    """Side ``w = ceil((p + r - 1) / s)``, in features, of the windows that a patch of ``p`` pixels can touch (Eq. 1).
+    """Side ``w = ceil((p + r - 1) / s)``, in features, of the windows that a patch of ``p`` pixels can touch
+    (Eq. 1).
 
     >>> window_size(p=32, r=17, s=8)
     6
@@ -206,13 +217,17 @@ def window_size(p: int, r: int, s: int) -> int:
 
 
 def largest_patch(n: int, r: int, s: int) -> int:
-    """The largest patch ``p = n * s - r + 1`` that no placement shows to more than ``n`` fields (App. B); below 1: none."""
+    """The largest patch ``p = n * s - r + 1`` that no placement shows to more than ``n`` fields (App. B);
+    below 1: none.
+    """
     window_size(1, r, s)
     return n * s - r + 1
 
 
 def unseen_pixels(axis: Axis) -> list[int]:
-    """The pixels that no field sees: the gaps where r < s (Fig. 7), and what strides leave over at the border."""
+    """The pixels that no field sees: the gaps where r < s (Fig. 7), and what strides leave over at the
+    border.
+    """
     seen = {pixel for start, stop in axis.fields for pixel in range(start, stop)}
     return [pixel for pixel in range(axis.image) if pixel not in seen]
 
@@ -220,8 +235,9 @@ def unseen_pixels(axis: Axis) -> list[int]:
 def resampled(axis: Axis, native: int, kind: str = "bicubic", antialias: bool = False) -> Axis:
     """The same cells seen from an image of ``native`` pixels that is first resized to ``axis.image`` pixels.
 
-    ``kind``: "bicubic" (reaches 2 source pixels to each side) or "bilinear" (1); ``antialias`` widens the kernel by the
-    factor of a reduction, as PIL and torch do. The footprint is closed: taps of weight zero at its ends count as seen.
+    ``kind``: "bicubic" (reaches 2 source pixels to each side) or "bilinear" (1); ``antialias`` widens the
+    kernel by the factor of a reduction, as PIL and torch do. The footprint is closed: taps of weight zero at
+    its ends count as seen.
     """
     reaches = {"bicubic": 2, "bilinear": 1}
     if kind not in reaches:
@@ -229,7 +245,7 @@ def resampled(axis: Axis, native: int, kind: str = "bicubic", antialias: bool = 
     if native < 1:
         raise InputError(f"native: is {native}, allowed: 1 pixel or more")
     scale = Fraction(native, axis.image)
-    reach = reaches[kind] * (max(scale, 1) if antialias else 1)
+    reach = reaches[kind] * (max(scale, Fraction(1)) if antialias else 1)
 
     def footprint(start: int, stop: int) -> tuple[int, int]:
         first, last = max(start, 0), min(stop, axis.image) - 1
@@ -242,14 +258,18 @@ def resampled(axis: Axis, native: int, kind: str = "bicubic", antialias: bool = 
 
 
 def touched(axis: Axis, start: int, length: int) -> tuple[int, int]:
-    """The cells ``(first, stop)`` whose fields meet the pixels ``start <= pixel < start + length``; (0, 0) if none do."""
+    """The cells ``(first, stop)`` whose fields meet the pixels ``start <= pixel < start + length``; (0, 0) if
+    none do.
+    """
     met = [i for i, (a, b) in enumerate(axis.fields) if max(a, start, 0) < min(b, start + length, axis.image)]
     return (met[0], met[-1] + 1) if met else (0, 0)
 
 
 @dataclass(frozen=True)
 class Windows:
-    """All placements of one window: ``height`` x ``width`` features, top-left corners ``rows`` x ``columns``."""
+    """All placements of one window: ``height`` x ``width`` features, top-left corners ``rows`` x
+    ``columns``.
+    """
 
     height: int
     width: int
@@ -262,7 +282,9 @@ class Windows:
 
 
 def all_windows(height: int, width: int, map_height: int, map_width: int, wrap: bool = False) -> Windows:
-    """Every placement of a ``height`` x ``width`` window on a map, around the right border too where columns ``wrap``."""
+    """Every placement of a ``height`` x ``width`` window on a map, around the right border too where columns
+    ``wrap``.
+    """
     if not (1 <= height <= map_height and 1 <= width <= map_width):
         raise InputError(f"window: {height}x{width}, allowed: from 1x1 to the map's {map_height}x{map_width}")
     columns = map_width if wrap and width < map_width else map_width - width + 1
@@ -270,7 +292,9 @@ def all_windows(height: int, width: int, map_height: int, map_width: int, wrap: 
 
 
 def _maximal_intervals(axis: Axis, patch: int) -> dict[int, list[int]]:
-    """Length -> starts of the intervals of cells that a patch can touch and that no other such interval contains."""
+    """Length -> starts of the intervals of cells that a patch can touch and that no other such interval
+    contains.
+    """
     found = {touched(axis, start, patch) for start in range(axis.image - patch + 1)} - {(0, 0)}
     kept = [a for a in found if not any(b != a and b[0] <= a[0] and a[1] <= b[1] for b in found)]
     lengths: dict[int, list[int]] = {}
@@ -282,8 +306,8 @@ def _maximal_intervals(axis: Axis, patch: int) -> dict[int, list[int]]:
 def malicious_windows(patch_height: int, patch_width: int, geometry: Geometry) -> list[Windows]:
     """Exactly the feature windows that a patch of ``patch_height`` x ``patch_width`` native pixels can touch.
 
-    Sharper than Eq. 1: from the fields themselves, so padding, borders and resampling are in. Windows inside other windows
-    are left out: whoever controls the larger one may leave the rest of it as it is.
+    Sharper than Eq. 1: from the fields themselves, so padding, borders and resampling are in. Windows inside
+    other windows are left out: whoever controls the larger one may leave the rest of it as it is.
     """
     axes = geometry.rows, geometry.columns
     for name, patch, axis in zip(("height", "width"), (patch_height, patch_width), axes, strict=True):
@@ -304,9 +328,10 @@ def malicious_windows(patch_height: int, patch_width: int, geometry: Geometry) -
 def probe(model: nn.Module, height: int, width: int, channels: int = 3) -> Geometry:
     """Measure any network's fields: a row (or column) of NaN makes exactly the features that read it NaN.
 
-    ``model`` maps images (N, channels, height, width) to maps (N, C, H, W). One forward pass a row and a column, in eval
-    mode. Cells that read nothing get the empty field (0, 0). NaN passes through convolutions, sums and ReLU; a network that
-    compares or replaces values (max-pooling by comparison, ``nan_to_num``) can hide it: those need :func:`receptive_field`.
+    ``model`` maps images (N, channels, height, width) to maps (N, C, H, W). One forward pass a row and a
+    column, in eval mode. Cells that read nothing get the empty field (0, 0). NaN passes through convolutions,
+    sums and ReLU; a network that compares or replaces values (max-pooling by comparison, ``nan_to_num``) can
+    hide it: those need :func:`receptive_field`.
     """
     import torch
 
@@ -323,7 +348,9 @@ def probe(model: nn.Module, height: int, width: int, channels: int = 3) -> Geome
                 with torch.inference_mode():
                     reads = model(image).isnan()
                 if reads.ndim != 4:
-                    raise InputError(f"model: gives a tensor of rank {reads.ndim}, allowed: maps (N, C, H, W)")
+                    raise InputError(
+                        f"model: gives a tensor of rank {reads.ndim}, allowed: maps (N, C, H, W)"
+                    )
                 per_cell = reads.any(dim=1).any(dim=-1 if axis == -2 else -2)[0].tolist()
                 readers = readers or [[] for _ in per_cell]
                 for cell, hit in enumerate(per_cell):
