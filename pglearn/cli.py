@@ -7,10 +7,15 @@ import json
 import math
 import re
 import sys
+import time
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pglearn.errors import InputError
+
+if TYPE_CHECKING:
+    from pglearn.data import ImageSet
+    from pglearn.geometry import Geometry
 
 __all__ = ["main"]
 
@@ -131,30 +136,39 @@ def _certify(args: argparse.Namespace) -> None:
     )
     print(f"defense    window masking, mask {_by(mask)}, T = {args.detection_threshold}, top-{args.top_k}")
     for name, count in (("clean", clean), ("certified", certified)):
-        low, high = interval(count, images)
-        sample = f"   (95 % interval {low:.1f} to {high:.1f} %)" if images < 10_000 else ""
-        print(f"{name:<10} {100 * count / images:5.1f} %   {count} of {images}{sample}")
+        print(f"{name:<10} {_rate(count, images)}")
 
 
-def _warn(geometry: Any) -> None:
+def _rate(count: int, images: int) -> str:
+    low, high = interval(count, images)
+    sample = f"   (95 % interval {low:.1f} to {high:.1f} %)" if images < 10_000 else ""
+    return f"{100 * count / images:5.1f} %   {count} of {images}{sample}"
+
+
+def _warn(geometry: Geometry) -> None:
     if warning := geometry.warning():
         print(f"pglearn: {warning}", file=sys.stderr)
+
+
+def _images(args: argparse.Namespace, split: str) -> ImageSet:
+    from pglearn.data import load
+
+    return load(args.data, split, root=args.root, size=args.size, download=args.download, seed=args.data_seed)
 
 
 def _train(args: argparse.Namespace) -> None:
     import torch
 
-    from pglearn.data import load
     from pglearn.training import fit
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    images = load(args.data, "train", root=args.root, size=args.size, download=args.download)
+    began = time.perf_counter()
+    images = _images(args, "train")
     fit(
         images,
         args.model,
         args.out,
-        about={"data": args.data},
         objective=args.objective,
         patch=args.patch,
         epochs=args.epochs,
@@ -162,7 +176,27 @@ def _train(args: argparse.Namespace) -> None:
         lr=args.lr,
         shift=args.shift,
         seed=args.seed,
+        about={"data": args.data},
     )
+    minutes = (time.perf_counter() - began) / 60
+    print(f"{args.out}: {len(images)} images, {args.epochs} epochs, {minutes:.1f} minutes")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from pglearn.evaluation import evaluate, per_class
+
+    images = _images(args, "test")
+    if args.per_class:
+        images = per_class(images, args.per_class)
+    about = {
+        "data": args.data,
+        "selection": f"first {args.per_class} of each class" if args.per_class else "all",
+    }
+    found = evaluate(args.MODEL, images, args.out, args.patch, args.fixed_point, about=about)
+    print(f"{args.out}: evidence of {found.images} images")
+    for name, count in (("undefended", found.undefended), (f"mask {_by(found.mask)}, T = 0", found.defended)):
+        print(f"{name:<18} {_rate(count, found.images)}")
+    print(f"{'latency':<18} {found.milliseconds:.1f} ms a defended prediction, one image at a time")
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -235,23 +269,65 @@ def _parser() -> argparse.ArgumentParser:
     certify.add_argument("--json", action="store_true", help="one JSON object with a verdict for every image")
     certify.set_defaults(run=_certify)
 
-    about = "Train a model with a small receptive field; called again after a kill, it resumes."
+    about = "Train a network with a small receptive field, or an ordinary one; resumes if it was stopped."
     train = commands.add_parser("train", help=about, description=about)
-    train.add_argument("--data", required=True, help="shapes, cifar10, ..., or a class-per-folder tree")
-    train.add_argument("--root", help="data folder (default: PGLEARN_DATA)")
-    train.add_argument("--size", type=int, help="side in pixels to resize to")
-    train.add_argument("--download", action="store_true", help="let torchvision fetch the data")
-    train.add_argument("--model", required=True, help="architecture, such as bagnet-small-32")
-    train.add_argument("--objective", default="masked", help="plain or masked (default)")
-    train.add_argument("--patch", type=_shape, default=(5, 5), metavar="HxW", help="in pixels (default 5x5)")
+    train.add_argument(
+        "--model", required=True, help="bagnet-small-32, bagnet-small-64, bagnet17, ... (any name)"
+    )
+    train.add_argument(
+        "--out", required=True, metavar="FILE", help="where the trained model goes (safetensors)"
+    )
+    train.add_argument(
+        "--objective", default="masked", metavar="NAME", help="masked (App. A, the default) or plain"
+    )
     train.add_argument("--epochs", type=int, default=10)
     train.add_argument("--batch-size", type=int, default=128)
-    train.add_argument("--lr", type=float, default=4e-3, help="largest learning rate (default 0.004)")
-    train.add_argument("--shift", type=int, default=1, help="images are moved by up to so many pixels (default 1)")
+    train.add_argument("--lr", type=float, default=4e-3, help="peak learning rate of the one-cycle schedule")
+    train.add_argument(
+        "--shift", type=int, default=1, help="images are moved by up to so many pixels (default 1)"
+    )
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--threads", type=int, help="CPU threads (default: all)")
-    train.add_argument("--out", required=True, metavar="FILE", help="model file to write")
+    train.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
     train.set_defaults(run=_train)
+
+    about = (
+        "Run a trained model over test images: evidence file, clean accuracy, latency of defended inference."
+    )
+    evaluate = commands.add_parser("evaluate", help=about, description=about)
+    evaluate.add_argument("MODEL", help="a file that pglearn train wrote")
+    evaluate.add_argument(
+        "--out", required=True, metavar="FILE", help="where the evidence goes (safetensors)"
+    )
+    evaluate.add_argument(
+        "--per-class", type=int, default=0, metavar="N", help="only the first N images of each class"
+    )
+    evaluate.add_argument(
+        "--fixed-point", action="store_true", help="write integers, rounded as the defense does"
+    )
+    evaluate.set_defaults(run=_evaluate)
+
+    for command in (train, evaluate):
+        command.add_argument(
+            "--data",
+            required=True,
+            metavar="NAME",
+            help="shapes, cifar10, imagenette, ..., or a class-per-folder tree",
+        )
+        command.add_argument(
+            "--root", metavar="DIR", help="folder that holds the data (default: $PGLEARN_DATA)"
+        )
+        command.add_argument("--size", type=int, metavar="PIXELS", help="resize and crop to this side")
+        command.add_argument("--download", action="store_true", help="let torchvision fetch the data set")
+        command.add_argument(
+            "--data-seed", type=int, default=0, metavar="SEED", help="draws the embedded set"
+        )
+        command.add_argument(
+            "--patch",
+            type=_shape,
+            required=True,
+            metavar="HxW",
+            help="the patch to defend against, in pixels",
+        )
 
     about = "Say what works on this machine and how to mend the rest."
     commands.add_parser("doctor", help=about, description=about).set_defaults(run=_doctor)

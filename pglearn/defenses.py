@@ -183,6 +183,12 @@ def _outcome(scores: Tensor, labels: Tensor | None, k: int) -> tuple[Tensor, Ten
     return prediction, reached <= k
 
 
+def _split(images: Tensor, count: int, units: Tensor) -> tuple[Tensor, ...]:
+    """Indices of images in parts whose ``count`` maps each stay in a processor's cache."""
+    cells = count * units.shape[2] * units.shape[3]
+    return images.split(max(1, (2**19 if units.device.type == "cpu" else 2**26) // cells))
+
+
 def _kth_largest(scores: Tensor, k: int) -> Tensor:
     return scores.amax(1) if k == 1 else scores.topk(k, 1).values[:, k - 1]
 
@@ -235,7 +241,8 @@ class WindowMask(Aggregate):
                     f"mask: {self.height}x{self.width}, allowed: at least the malicious window's "
                     f"{window.height}x{window.width}"
                 )
-            if window.wrap != self.wrap and len(window.columns) > 1:
+            around = max(window.columns) + window.width > width
+            if window.wrap != self.wrap and (around or len(window.columns) > 1):
                 raise InputError(
                     "wrap: the mask and the malicious windows must agree on whether columns wrap around"
                 )
@@ -246,7 +253,8 @@ class WindowMask(Aggregate):
             )
 
     def _mask_sums(self, units: Tensor) -> Tensor:
-        return box_sums(_wrapped(units, self.width, self.wrap), self.height, self.width)  # (N, C, P, Q)
+        maps = units if units.dtype.itemsize >= 4 else units.int()  # sums of bytes do not fit bytes
+        return box_sums(_wrapped(maps, self.width, self.wrap), self.height, self.width)  # (N, C, P, Q)
 
     def scores(self, units: Tensor) -> Tensor:
         """Sum of each map, less its heaviest window if that window's share exceeds T."""
@@ -266,8 +274,9 @@ class WindowMask(Aggregate):
         if labels is not None:
             scores[todo, labels] = self.scores(units[todo, labels][:, None])[:, 0]
         while len(todo):
-            leaders = totals[todo].topk(count).indices
-            scores[todo[:, None], leaders] = self.scores(units[todo[:, None], leaders])
+            for part in _split(todo, count, units):
+                leaders = totals[part].topk(count).indices
+                scores[part[:, None], leaders] = self.scores(units[part[:, None], leaders])
             prediction, clean = _outcome(scores[todo], None if labels is None else labels[todo], k)
             target = prediction if labels is None else labels[todo].where(clean, prediction)
             matter = (totals[todo] >= scores[todo].gather(1, target[:, None])).sum(1)
@@ -315,9 +324,10 @@ class WindowMask(Aggregate):
         margins = torch.empty_like(lower, dtype=torch.int64)
         todo = images
         while len(todo):
-            weights, rivals = totals[todo].topk(count)
-            chosen = units[todo[:, None], rivals]  # (n, count, H, W)
-            margins[todo] = (lower[todo] - self._rival(chosen, weights, None, top, windows, k)).long()
+            for part in _split(todo, count, units):
+                weights, rivals = totals[part].topk(count)
+                chosen = units[part[:, None], rivals]  # (n, count, H, W)
+                margins[part] = (lower[part] - self._rival(chosen, weights, None, top, windows, k)).long()
             # A class lowers the smallest margin only if its bound passes `needed`, and no bound passes that
             # of its whole total.
             needed = lower[todo].flatten(1).amin(1) - margins[todo].flatten(1).amin(1)

@@ -1,0 +1,1 @@
+"""Speed of certificates. ``python -m benchmarks`` prints one table; nothing here is asserted."""

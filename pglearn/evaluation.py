@@ -1,0 +1,122 @@
+"""From images to an evidence file, with clean accuracy and the latency of defended inference: ``pglearn
+evaluate``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pglearn.data import ImageSet
+from pglearn.defenses import Defense, Logits, WindowMask
+from pglearn.errors import InputError
+from pglearn.evidence import EvidenceWriter, sha256
+from pglearn.geometry import malicious_windows
+from pglearn.models import evidence_batches, geometry, load_model
+
+__all__ = ["Evaluation", "evaluate", "latency", "per_class"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Counts over ``images`` test images: right without a defense, and right behind window masking at T =
+    0.
+    """
+
+    images: int
+    undefended: int
+    defended: int
+    mask: tuple[int, int]
+    milliseconds: float
+    """Median time of one defended prediction, image to class, one image at a time."""
+
+
+def per_class(images: ImageSet, count: int) -> ImageSet:
+    """The first ``count`` images of each class, in the set's own order."""
+    chosen = [torch.nonzero(images.labels == c)[:count, 0] for c in range(len(images.classes))]
+    if short := [name for name, found in zip(images.classes, chosen, strict=True) if len(found) < count]:
+        raise InputError(f"per-class: {count} images, but {short[0]} has fewer, allowed: what each class has")
+    index = torch.cat(chosen).sort().values
+    return ImageSet(images.images[index], images.labels[index], images.classes)
+
+
+def evaluate(
+    model_path: str | os.PathLike[str],
+    images: ImageSet,
+    out: str | os.PathLike[str],
+    patch: tuple[int, int],
+    fixed_point: bool = False,
+    device: str | torch.device | None = None,
+    batch_size: int = 250,
+    about: dict[str, str] | None = None,
+) -> Evaluation:
+    """Write the evidence of ``images`` under the model in ``model_path`` to ``out``, batch by batch; count
+    what is right.
+
+    The defense masks the window of a ``patch`` (height, width in pixels). ``fixed_point``: write the units
+    that the model's own transform gives, as integers (then ``step`` is 1), instead of raw float32. ``about``
+    goes into the file's provenance. Raises ``InputError`` for images of another size or number of classes
+    than the model's.
+    """
+    model, metadata = load_model(model_path)
+    expected = metadata.get("image_size", "x".join(map(str, images.image_size)))
+    if expected != "x".join(map(str, images.image_size)):
+        raise InputError(
+            f"images: are {'x'.join(map(str, images.image_size))} pixels, allowed for this model: {expected}"
+        )
+    classes = int(model.config["num_classes"])
+    if len(images.classes) != classes:
+        raise InputError(f"images: have {len(images.classes)} classes, allowed for this model: {classes}")
+    seen = geometry(model, images.image_size)
+    windows = malicious_windows(*patch, seen)
+    mask = WindowMask(max(w.height for w in windows), max(w.width for w in windows))
+    constants = {name: text for name, text in metadata.items() if name in ("step", "clip_high")}
+    defense = Defense(Logits(**constants), mask)
+    top = defense.transform.top
+    kind = torch.float32 if not fixed_point else torch.int16 if top < 2**15 else torch.int32
+    step, clip_high = ("1", str(top)) if fixed_point else (constants.get("step"), constants.get("clip_high"))
+    provenance = {"model": Path(model_path).name, "model_sha256": sha256(model_path), **(about or {})}
+    if fixed_point:
+        provenance["unit"] = defense.transform.step
+    shape = (len(images), classes, seen.rows.cells, seen.columns.cells)
+    undefended = defended = 0
+    with EvidenceWriter(out, shape, kind, True, seen, step, clip_high, provenance=provenance) as writer:
+        for start, maps in evidence_batches(model, images.images, batch_size, device):
+            labels = images.labels[start : start + len(maps)]
+            units = defense.transform(maps)
+            undefended += int((units.flatten(2).sum(-1).argmax(1) == labels).sum())
+            defended += int((mask.outcome(units, labels)[0] == labels).sum())
+            writer.write(units.to(kind) if fixed_point else maps, labels)
+    return Evaluation(
+        images=len(images),
+        undefended=undefended,
+        defended=defended,
+        mask=(mask.height, mask.width),
+        milliseconds=1000 * latency(model, defense, images.images[:1], device),
+    )
+
+
+def latency(
+    model: nn.Module,
+    defense: Defense,
+    images: Tensor,
+    device: str | torch.device | None = None,
+    runs: int = 20,
+) -> float:
+    """Median seconds from ``images`` (n, 3, H, W) to their defended scores, over ``runs`` runs after one to
+    warm up.
+    """
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model.to(where).eval()
+    seconds = []
+    for _ in range(runs + 1):
+        began = time.perf_counter()
+        with torch.inference_mode():
+            defense.scores(model(images.to(where))).cpu()
+        seconds.append(time.perf_counter() - began)
+    return sorted(seconds[1:])[runs // 2]
