@@ -8,6 +8,7 @@ for k > 1).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
@@ -22,7 +23,7 @@ from pglearn.errors import InputError
 from pglearn.evidence import EvidenceFile
 from pglearn.geometry import Windows
 
-__all__ = ["Certificate", "certify", "certify_file", "certify_units"]
+__all__ = ["Certificate", "certify", "certify_file", "certify_units", "interval"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,20 @@ class Certificate:
         names = [field.name for field in fields(cls) if field.name != "step"]
         joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
         return replace(parts[0], **joined)
+
+
+def interval(count: int, of: int) -> tuple[float, float]:
+    """Wilson's 95 % confidence interval of a rate of ``count`` in ``of``: both ends, in percent.
+
+    >>> [round(end, 1) for end in interval(312, 1000)]
+    [28.4, 34.1]
+    """
+    if not 0 <= count <= of or of < 1:
+        raise InputError(f"count: is {count} of {of}, allowed: 0 to the total, which is 1 or more")
+    z, rate = 1.959964, count / of
+    centre = (rate + z * z / (2 * of)) / (1 + z * z / of)
+    half = z / (1 + z * z / of) * math.sqrt(rate * (1 - rate) / of + z * z / (4 * of * of))
+    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
 
 
 def _check(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import sys
 import time
@@ -33,13 +32,6 @@ def _shape(text: str) -> tuple[int, int]:
 
 def _by(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
-
-
-def interval(count: int, of: int) -> tuple[float, float]:
-    """95 % confidence interval (Wilson's) of a rate of ``count`` in ``of``, both ends in percent."""
-    z, rate = 1.959964, count / of
-    centre, spread = rate + z * z / (2 * of), z * math.sqrt(rate * (1 - rate) / of + z * z / (4 * of * of))
-    return tuple(100 * max(0.0, min(1.0, (centre + side * spread) / (1 + z * z / of))) for side in (-1, 1))  # type: ignore[return-value]
 
 
 def _certify(args: argparse.Namespace) -> None:
@@ -140,6 +132,8 @@ def _certify(args: argparse.Namespace) -> None:
 
 
 def _rate(count: int, images: int) -> str:
+    from pglearn.certify import interval
+
     low, high = interval(count, images)
     sample = f"   (95 % interval {low:.1f} to {high:.1f} %)" if images < 10_000 else ""
     return f"{100 * count / images:5.1f} %   {count} of {images}{sample}"

@@ -183,6 +183,11 @@ def _outcome(scores: Tensor, labels: Tensor | None, k: int) -> tuple[Tensor, Ten
     return prediction, reached <= k
 
 
+def _wide(units: Tensor) -> Tensor:
+    """Units whose sums cannot overflow: int32 is only given where they fit (see ``Logits``)."""
+    return units if units.dtype in (torch.int32, torch.int64) else units.to(torch.int64)
+
+
 def _split(images: Tensor, count: int, units: Tensor) -> tuple[Tensor, ...]:
     """Indices of images in parts whose ``count`` maps each stay in a processor's cache."""
     cells = count * units.shape[2] * units.shape[3]
@@ -242,9 +247,9 @@ class WindowMask(Aggregate):
                     f"{window.height}x{window.width}"
                 )
             around = max(window.columns) + window.width > width
-            if window.wrap != self.wrap and (around or len(window.columns) > 1):
+            if max(window.columns) + window.width > width and not self.wrap:
                 raise InputError(
-                    "wrap: the mask and the malicious windows must agree on whether columns wrap around"
+                    "wrap: a malicious window wraps around the border, allowed: masks that do so too"
                 )
         if top * height * width * self._share[1] > _LARGEST_SUM:
             raise InputError(
@@ -258,6 +263,7 @@ class WindowMask(Aggregate):
 
     def scores(self, units: Tensor) -> Tensor:
         """Sum of each map, less its heaviest window if that window's share exceeds T."""
+        units = _wide(units)
         total = units.flatten(2).sum(-1, dtype=torch.int64)
         heaviest = self._mask_sums(units).flatten(2).amax(-1).long()
         part, whole = self._share
@@ -265,6 +271,7 @@ class WindowMask(Aggregate):
 
     def outcome(self, units: Tensor, labels: Tensor | None, k: int = 1) -> tuple[Tensor, Tensor]:
         """As for any aggregate; of many classes, only those are masked whose whole sum could still matter."""
+        units = _wide(units)
         count = max(k, _FIRST_RIVALS)
         if units.shape[1] <= 2 * count:
             return super().outcome(units, labels, k)
@@ -312,6 +319,7 @@ class WindowMask(Aggregate):
 
     def margins(self, units: Tensor, labels: Tensor, top: int, windows: Windows, k: int = 1) -> Tensor:
         """The closed form of ``bounds`` for all windows at once (the generic loop where columns wrap)."""
+        units = _wide(units)
         if self.wrap or windows.wrap:
             return super().margins(units, labels, top, windows, k)
         images = torch.arange(len(units), device=units.device)

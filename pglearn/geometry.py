@@ -113,8 +113,10 @@ class Geometry:
                 fields = tuple((start, stop) for start, stop in fields)
                 if not fields or not all(type(v) is int for v in (image, *sum(fields, ()))) or image < 1:
                     raise ValueError("pixels must be integers, and at least one field given")
+                if any(stop < start for start, stop in fields):
+                    raise ValueError("a field ends before it starts")
                 axes[name] = Axis(image, fields)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise InputError(
                 f"geometry: {error!s:.60} in {text!r:.60}, allowed: rows and columns, with image and fields"
             ) from None
@@ -140,6 +142,8 @@ def receptive_field(layers: Iterable[Layer], image: int) -> Axis:
     >>> axis.size, axis.stride, axis.cells, axis.fields[1]
     (5, 2, 4, (2, 7))
     """
+    if image < 1:
+        raise InputError(f"image: is {image}, allowed: 1 pixel or more")
     size, jump, offset, cells = 1, 1, 0, image
     for number, layer in enumerate(layers, 1):
         reach = (layer.kernel - 1) * layer.dilation
@@ -244,6 +248,8 @@ def resampled(axis: Axis, native: int, kind: str = "bicubic", antialias: bool = 
         raise InputError(f"kind: is {kind!r}, allowed: {', '.join(reaches)}")
     if native < 1:
         raise InputError(f"native: is {native}, allowed: 1 pixel or more")
+    if native == axis.image:
+        return axis
     scale = Fraction(native, axis.image)
     reach = reaches[kind] * (max(scale, Fraction(1)) if antialias else 1)
 
