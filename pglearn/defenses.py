@@ -141,6 +141,7 @@ class Aggregate:
         """Least and largest score (N, C) of each class over all contents of the cells ``inside`` (H, W): the
         theorem above.
         """
+        units = _wide(units)
         return self.scores(units.masked_fill(inside, 0)), self.scores(units.masked_fill(inside, top))
 
     def margins(self, units: Tensor, labels: Tensor, top: int, windows: Windows, k: int = 1) -> Tensor:
@@ -246,7 +247,6 @@ class WindowMask(Aggregate):
                     f"mask: {self.height}x{self.width}, allowed: at least the malicious window's "
                     f"{window.height}x{window.width}"
                 )
-            around = max(window.columns) + window.width > width
             if max(window.columns) + window.width > width and not self.wrap:
                 raise InputError(
                     "wrap: a malicious window wraps around the border, allowed: masks that do so too"
@@ -258,12 +258,10 @@ class WindowMask(Aggregate):
             )
 
     def _mask_sums(self, units: Tensor) -> Tensor:
-        maps = units if units.dtype.itemsize >= 4 else units.int()  # sums of bytes do not fit bytes
-        return box_sums(_wrapped(maps, self.width, self.wrap), self.height, self.width)  # (N, C, P, Q)
+        return box_sums(_wrapped(_wide(units), self.width, self.wrap), self.height, self.width)  # (N, C, P, Q)
 
     def scores(self, units: Tensor) -> Tensor:
         """Sum of each map, less its heaviest window if that window's share exceeds T."""
-        units = _wide(units)
         total = units.flatten(2).sum(-1, dtype=torch.int64)
         heaviest = self._mask_sums(units).flatten(2).amax(-1).long()
         part, whole = self._share
