@@ -258,7 +258,8 @@ class WindowMask(Aggregate):
             )
 
     def _mask_sums(self, units: Tensor) -> Tensor:
-        return box_sums(_wrapped(_wide(units), self.width, self.wrap), self.height, self.width)  # (N, C, P, Q)
+        maps = _wrapped(_wide(units), self.width, self.wrap)
+        return box_sums(maps, self.height, self.width)  # (N, C, P, Q)
 
     def scores(self, units: Tensor) -> Tensor:
         """Sum of each map, less its heaviest window if that window's share exceeds T."""

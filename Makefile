@@ -1,0 +1,63 @@
+# Two commands: `make book` opens the textbook, `make test` runs every check. `make help` lists the rest.
+PYTHON ?= python3
+VENV ?= .venv
+JUPYTER_FLAGS ?=
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval-sanitize.cfg --nbval-cell-timeout 120
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONPATH :=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+.DELETE_ON_ERROR:
+.PHONY: help install book test lint types unit notebooks execute bench mutants lock clean
+
+help:                   ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1  \t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+install: $(STAMP)       ## the environment in .venv, from the hashed lock
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("pglearn needs Python 3.11 or newer; $(PYTHON) is %d.%d. Name another one: make PYTHON=python3.12" % v[:2])'
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo 'This Python has no venv module: install it (Debian, Ubuntu: apt install python3-venv), then try again.'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
+	@touch $@
+
+book: $(STAMP)          ## JupyterLab on localhost, open at the first page; the URL is printed
+	$(BIN)/jupyter lab --ip=localhost --log-level=WARN --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/book/00-start-here.ipynb \
+		$(if $(filter 0,$(shell id -u)),--allow-root) $(JUPYTER_FLAGS)
+
+test: lint types unit notebooks  ## everything that CI runs
+
+lint: $(STAMP)          ## style, notebooks included
+	$(BIN)/ruff check
+
+types: $(STAMP)         ## static types of the library
+	$(BIN)/mypy
+
+unit: $(STAMP)          ## unit tests and doctests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+notebooks: $(STAMP)     ## every notebook again, outputs compared with the stored ones
+	OMP_NUM_THREADS=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest -q -p nbval.plugin -p xdist.plugin -n 2 --dist loadfile $(NBVAL) book
+
+execute: $(STAMP)       ## run every notebook in a fresh kernel and store its outputs
+	$(BIN)/python -m pglearn.learn.book book/*.ipynb
+
+bench: $(STAMP)         ## the speed table
+	$(BIN)/python -m benchmarks
+
+mutants: $(STAMP)       ## mutation tests of defenses and certify (slow; not in CI)
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run
+	$(BIN)/mutmut results
+
+lock: $(STAMP)          ## requirements.txt again, from pyproject.toml and the public index
+	$(BIN)/python -m pip install --quiet uv
+	UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --no-config --upgrade --universal --fork-strategy fewest \
+		--python-version 3.11 --generate-hashes --no-annotate --all-extras pyproject.toml --output-file requirements.txt
+
+clean:                  ## all that make and the tests have made
+	rm -rf $(VENV) mutants .pytest_cache .mypy_cache .ruff_cache .hypothesis .ipynb_checkpoints book/.ipynb_checkpoints
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,206 @@
+"""What the book needs and the core never imports: exercise checks, and a rate with its confidence interval.
+
+Checks of chapter N live in `pglearn/learn/chNN.py`, imported when an exercise of that chapter is checked.
+"""
+
+import copy
+import importlib
+import inspect
+import linecache
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+
+from pglearn.certify import interval
+
+__all__ = ["Exercise", "Wrong", "check", "compare", "exercise", "exercises", "rate", "same"]
+
+Judge = Callable[[Any], None]
+_registry: dict[str, "Exercise"] = {}
+
+
+class Wrong(Exception):
+    """Raised by a judge: the answer is not right yet, and this is why (one sentence)."""
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise: its number ("2.1"), difficulty 1–3, minutes, and the judge of an answer."""
+
+    number: str
+    stars: int
+    minutes: int
+    judge: Judge
+
+
+def exercise(number: str, *, stars: int, minutes: int) -> Callable[[Judge], Judge]:
+    """Register the decorated judge of exercise `number`: takes the answer, raises `Wrong` or returns."""
+
+    def register(judge: Judge) -> Judge:
+        _registry[number] = Exercise(number, stars, minutes, judge)
+        return judge
+
+    return register
+
+
+def exercises(chapter: int | None = None) -> dict[str, Exercise]:
+    """The exercises of one chapter, or of all: number → `Exercise`, in order. Empty where there are none."""
+    for file in sorted(Path(__file__).parent.glob("ch*.py" if chapter is None else f"ch{chapter:02d}.py")):
+        importlib.import_module(f"{__name__}.{file.stem}")
+    chosen = [e for e in _registry.values() if chapter is None or e.number.startswith(f"{chapter}.")]
+    return {e.number: e for e in sorted(chosen, key=lambda e: [int(part) for part in e.number.split(".")])}
+
+
+def check(number: str, answer: Any) -> None:
+    """Print `2.1 solved`, or `2.1 not yet: …` with the reason. Raises nothing, whatever the answer does."""
+    number = str(number)
+    head = number.split(".")[0]
+    known = exercises(int(head)) if head.isdecimal() else {}
+    if number not in known:
+        print(f"There is no exercise {number!r}. There are: {', '.join(known or exercises())}.")
+        return
+    reason = _reason(known[number].judge, answer)
+    print(f"{number} solved" if reason is None else f"{number} not yet: {reason}")
+
+
+def _reason(judge: Judge, answer: Any) -> str | None:
+    """Why the judge refuses the answer, as one line; None where it is right."""
+    if answer is None:
+        return _NOTHING
+    try:
+        judge(answer)
+    except Wrong as wrong:
+        return " ".join(str(wrong).split())
+    except (Exception, SystemExit) as error:
+        message = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+        line = _learners_line(error.__traceback__, answer)
+        if line:
+            return f"your code stopped with {message} {line}"
+        return f"the result could not be read: {message}"
+    return None
+
+
+_NOTHING = "nothing returned yet"
+
+
+def _learners_line(trace: TracebackType | None, answer: Any) -> str:
+    """`(line 3: return a / b)`, the last line of the answer's own source that was running; "" if none was."""
+    code = getattr(inspect.unwrap(answer) if callable(answer) else answer, "__code__", None)
+    found = ""
+    while trace is not None and code is not None:
+        if trace.tb_frame.f_code.co_filename == code.co_filename != __file__:
+            text = linecache.getline(code.co_filename, trace.tb_lineno).strip()
+            found = f"(line {trace.tb_lineno}: {text})" if text else f"(line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return found
+
+
+def compare(
+    answer: Any, reference: Callable[..., Any], cases: Iterable[tuple[Any, ...]], *, tolerance: float = 0.0
+) -> None:
+    """Call both functions on copies of every tuple of arguments; the first difference is the reason.
+
+    Values are compared by `same`. Raises `Wrong`.
+    """
+    if not callable(answer):
+        raise Wrong(f"expected a function, got {_short(answer)}")
+    for case in cases:
+        try:
+            inspect.signature(answer).bind(*case)
+        except TypeError as error:
+            raise Wrong(f"your function cannot take {len(case)} arguments: {error}") from None
+        except ValueError:
+            pass  # builtins without a signature: the call itself will tell
+        expected = reference(*copy.deepcopy(case))
+        same(answer(*copy.deepcopy(case)), expected, f"for {_call(case)}", tolerance=tolerance)
+
+
+def same(got: Any, expected: Any, what: str, *, tolerance: float = 0.0) -> None:
+    """Raise `Wrong` unless `got` equals `expected` in kind, shape and value (within absolute `tolerance`).
+
+    Numbers, bools, strings, None, tensors and arrays, and lists, tuples and dicts of them. A list and a tuple
+    of equal values are the same; so are an int and a float, an array and a tensor; never a bool and a number.
+    """
+    if got is None and expected is not None:
+        raise Wrong(_NOTHING if what.startswith("for ") else f"{what}: {_NOTHING}")
+    if not _equal(got, expected, tolerance):
+        raise Wrong(f"{what}: expected {_short(expected)}, got {_short(got)}")
+
+
+def _equal(got: Any, expected: Any, tolerance: float) -> bool:
+    if isinstance(expected, (torch.Tensor, np.ndarray)) and np.ndim(expected) > 0:
+        if not isinstance(got, (torch.Tensor, np.ndarray)):
+            return False
+        a, b = _array(got), _array(expected)
+        if a.shape != b.shape or (a.dtype == bool) != (b.dtype == bool):
+            return False
+        if b.dtype.kind not in "fc" and a.dtype.kind not in "fc" and tolerance == 0:
+            return bool((a == b).all())
+        return bool(np.isclose(a, b, rtol=0, atol=tolerance, equal_nan=True).all())
+    got, expected = _scalar(got), _scalar(expected)
+    if isinstance(expected, (list, tuple)):
+        if not isinstance(got, (list, tuple)) or len(got) != len(expected):
+            return False
+        return all(_equal(g, e, tolerance) for g, e in zip(got, expected, strict=True))
+    if isinstance(expected, dict):
+        if not isinstance(got, dict) or got.keys() != expected.keys():
+            return False
+        return all(_equal(got[key], expected[key], tolerance) for key in expected)
+    if isinstance(expected, bool) or isinstance(got, bool):
+        return got is expected
+    if isinstance(expected, (int, float)):
+        if not isinstance(got, (int, float)):
+            return False
+        both_nan = math.isnan(expected) and math.isnan(got)
+        return got == expected or abs(got - expected) <= tolerance or both_nan
+    return type(got) is type(expected) and bool(got == expected)
+
+
+def _array(value: Any) -> np.ndarray:
+    return value.detach().cpu().double().numpy() if _is_float(value) else np.asarray(value)
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def _scalar(value: Any) -> Any:
+    """Zero-dimensional tensors, arrays and NumPy scalars as Python numbers; everything else as it is."""
+    is_array = isinstance(value, (torch.Tensor, np.ndarray, np.generic))
+    return value.item() if is_array and np.ndim(value) == 0 else value
+
+
+def _call(case: tuple[Any, ...]) -> str:
+    return f"({', '.join(_short(argument) for argument in case)})"
+
+
+def _short(value: Any) -> str:
+    """A value on one line: small tensors in full, large ones by shape."""
+    value = _scalar(value)
+    if isinstance(value, (torch.Tensor, np.ndarray)):
+        array = _array(value)
+        if array.size > 16:
+            return f"an array of shape {tuple(array.shape)}"
+        return repr(array.tolist())
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 120 else text[:117] + "…"
+
+
+def rate(hits: int, total: int) -> str:
+    """A count of images as text with its percentage and Wilson's 95 % interval.
+
+    >>> rate(312, 1000)
+    '312 of 1000 images, 31.2 % [28.4 %, 34.1 %]'
+    >>> rate(0, 10)
+    '0 of 10 images, 0.0 % [0.0 %, 27.8 %]'
+    """
+    low, high = interval(hits, total)
+    return f"{hits} of {total} images, {100 * hits / total:.1f} % [{low:.1f} %, {high:.1f} %]"
