@@ -23,7 +23,7 @@ from pglearn.errors import InputError
 from pglearn.evidence import EvidenceFile
 from pglearn.geometry import Windows
 
-__all__ = ["Certificate", "certify", "certify_file", "certify_units", "interval"]
+__all__ = ["Certificate", "certify", "certify_file", "certify_units", "rate"]
 
 
 @dataclass(frozen=True)
@@ -58,18 +58,21 @@ class Certificate:
         return replace(parts[0], **joined)
 
 
-def interval(count: int, of: int) -> tuple[float, float]:
-    """Wilson's 95 % confidence interval of a rate of ``count`` in ``of``: both ends, in percent.
+def rate(hits: int, total: int) -> str:
+    """A count of images as text, with its percentage and Wilson's 95 % confidence interval.
 
-    >>> [round(end, 1) for end in interval(312, 1000)]
-    [28.4, 34.1]
+    >>> rate(312, 1000)
+    '312 of 1000 images, 31.2 % [28.4 %, 34.1 %]'
+    >>> rate(0, 10)
+    '0 of 10 images, 0.0 % [0.0 %, 27.8 %]'
     """
-    if not 0 <= count <= of or of < 1:
-        raise InputError(f"count: is {count} of {of}, allowed: 0 to the total, which is 1 or more")
-    z, rate = 1.959964, count / of
-    centre = (rate + z * z / (2 * of)) / (1 + z * z / of)
-    half = z / (1 + z * z / of) * math.sqrt(rate * (1 - rate) / of + z * z / (4 * of * of))
-    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+    if not 0 <= hits <= total or total < 1:
+        raise InputError(f"hits: is {hits} of {total}, allowed: 0 to the total, which is 1 or more")
+    z, share = 1.959964, hits / total
+    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    low, high = 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+    return f"{hits} of {total} images, {100 * share:.1f} % [{low:.1f} %, {high:.1f} %]"
 
 
 def _check(

@@ -37,7 +37,7 @@ def _by(shape: Sequence[int]) -> str:
 def _certify(args: argparse.Namespace) -> None:
     import torch
 
-    from pglearn.certify import certify_file
+    from pglearn.certify import certify_file, rate
     from pglearn.defenses import DEFENSES, Defense
     from pglearn.evidence import EvidenceFile, sha256
     from pglearn.geometry import Windows, all_windows, malicious_windows
@@ -128,15 +128,7 @@ def _certify(args: argparse.Namespace) -> None:
     )
     print(f"defense    window masking, mask {_by(mask)}, T = {args.detection_threshold}, top-{args.top_k}")
     for name, count in (("clean", clean), ("certified", certified)):
-        print(f"{name:<10} {_rate(count, images)}")
-
-
-def _rate(count: int, images: int) -> str:
-    from pglearn.certify import interval
-
-    low, high = interval(count, images)
-    sample = f"   (95 % interval {low:.1f} to {high:.1f} %)" if images < 10_000 else ""
-    return f"{100 * count / images:5.1f} %   {count} of {images}{sample}"
+        print(f"{name:<10} {rate(count, images)}")
 
 
 def _warn(geometry: Geometry) -> None:
@@ -177,6 +169,7 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    from pglearn.certify import rate
     from pglearn.evaluation import evaluate, per_class
 
     images = _images(args, "test")
@@ -189,7 +182,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     found = evaluate(args.MODEL, images, args.out, args.patch, args.fixed_point, about=about)
     print(f"{args.out}: evidence of {found.images} images")
     for name, count in (("undefended", found.undefended), (f"mask {_by(found.mask)}, T = 0", found.defended)):
-        print(f"{name:<18} {_rate(count, found.images)}")
+        print(f"{name:<18} {rate(count, found.images)}")
     print(f"{'latency':<18} {found.milliseconds:.1f} ms a defended prediction, one image at a time")
 
 

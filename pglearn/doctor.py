@@ -9,6 +9,7 @@ import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 __all__ = ["Check", "main", "report"]
@@ -33,12 +34,12 @@ def report() -> list[Check]:
     return [
         _python(),
         _check("torch", _torch, _INSTALL, core=True),
-        *(_check(name, lambda name=name: _version(name), _INSTALL, core=True) for name in _CORE),
+        *(_check(name, partial(_version, name), _INSTALL, core=True) for name in _CORE),
         _check("certificate", _certificate, "the installation is damaged: " + _INSTALL, core=True),
         _check("device", _device, _INSTALL),
         _check("shipped data", _shipped, "clone the repository: its folder `data` holds them"),
         _check("real images", _real_images, "needed only to train on real images: set it to their folder"),
-        *(_check(name, lambda name=name: _version(name), _INSTALL) for name in _BOOK),
+        *(_check(name, partial(_version, name), _INSTALL) for name in _BOOK),
         _check("notebook kernel", _kernel, "run `python -m ipykernel install --sys-prefix`"),
     ]
 

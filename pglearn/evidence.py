@@ -31,12 +31,18 @@ _NAMES = {
     torch.float32: "F32",
     torch.float16: "F16",
     torch.bfloat16: "BF16",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fn: "F8_E4M3",
     torch.int64: "I64",
     torch.int32: "I32",
     torch.int16: "I16",
     torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
     torch.uint8: "U8",
 }
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 _RESERVED = ("geometry", "step", "clip_high", "wrap")
 
 
@@ -107,9 +113,11 @@ class Evidence:
             writer.write(self.maps, self.labels)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Evidence:
-        """Read a whole file; ``InputError`` says in one line what is wrong with it."""
-        return EvidenceFile(path).load()
+    def load(cls, path: str | os.PathLike[str], unlabelled: bool = False) -> Evidence:
+        """Read a whole file, without labels where ``unlabelled``; ``InputError`` says in one line what is
+        wrong with it.
+        """
+        return EvidenceFile(path, unlabelled).load()
 
 
 class EvidenceFile:
@@ -126,41 +134,37 @@ class EvidenceFile:
                 f"FILE: {self.path} is not a file, allowed: a safetensors file with evidence and labels"
             )
         try:
-            with safe_open(self.path, "pt") as file:
-                names, metadata = list(file.keys()), file.metadata() or {}
-                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-                if "evidence" not in names:
-                    raise InputError(f"FILE: no tensor named evidence (found: {', '.join(names) or 'none'})")
-                self.shape = shapes["evidence"]
-                if len(self.shape) != 4 or 0 in self.shape:
-                    raise InputError(
-                        f"evidence: has shape {self.shape}, allowed: (N, C, H, W), none of them 0"
-                    )
-                self.dtype = file.get_slice("evidence")[:1].dtype
-                if self.dtype.is_complex or self.dtype == torch.bool:
-                    raise InputError(
-                        f"evidence: is of type {self.dtype}, allowed: integers and floating point"
-                    )
-                self.labels: Tensor | None = None
-                if "labels" in names and not unlabelled:
-                    self.labels = file.get_tensor("labels")
-        except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
-            if isinstance(error, InputError):
-                raise
+            with safe_open(self.path, "numpy"):  # checks the header, and the file's length against it
+                pass
+            with open(self.path, "rb") as file:
+                (length,) = struct.unpack("<Q", file.read(8))
+                self._tensors = json.loads(file.read(length))
+        except (SafetensorError, OSError, ValueError) as error:
             raise InputError(
                 f"FILE: {self.path} is no complete safetensors file ({str(error).splitlines()[0]:.100})"
             ) from error
+        self._data = 8 + length
+        metadata = self._tensors.pop("__metadata__", None) or {}
+        if "evidence" not in self._tensors:
+            raise InputError(f"FILE: no tensor named evidence (found: {', '.join(self._tensors) or 'none'})")
+        self.shape = tuple(self._tensors["evidence"]["shape"])
+        if len(self.shape) != 4 or 0 in self.shape:
+            raise InputError(f"evidence: has shape {self.shape}, allowed: (N, C, H, W), none of them 0")
+        if (kind := self._tensors["evidence"]["dtype"]) not in _DTYPES:
+            raise InputError(f"evidence: is of type {kind}, allowed: {', '.join(_DTYPES)}")
         images, classes = self.shape[:2]
-        if self.labels is None and not unlabelled:
-            raise InputError(
-                "labels: not in the file, allowed: a tensor (N,) int64, or certify with --unlabelled"
-            )
-        if self.labels is not None:
-            if self.labels.dtype != torch.int64 or tuple(self.labels.shape) != (images,):
-                found = f"{tuple(self.labels.shape)} {str(self.labels.dtype).removeprefix('torch.')}"
+        self.labels: Tensor | None = None
+        if not unlabelled:
+            if "labels" not in self._tensors:
                 raise InputError(
-                    f"labels: are {found}, allowed: ({images},) int64, one for each evidence map"
+                    "labels: not in the file, allowed: a tensor (N,) int64, or certify with --unlabelled"
                 )
+            kind, shape = (self._tensors["labels"][name] for name in ("dtype", "shape"))
+            if kind != "I64" or shape != [images]:
+                raise InputError(
+                    f"labels: are {tuple(shape)} {kind}, allowed: ({images},) I64, one for each evidence map"
+                )
+            self.labels = self._read("labels", 0, images)
             low, high = self.labels.min().item(), self.labels.max().item()
             if low < 0 or high >= classes:
                 raise InputError(f"labels: run from {low} to {high}, allowed: 0 to {classes - 1}")
@@ -176,15 +180,27 @@ class EvidenceFile:
         self.wrap = wrap == "true"
         self.provenance = {name: text for name, text in metadata.items() if name not in _RESERVED}
 
+    def _read(self, name: str, start: int, stop: int) -> Tensor:
+        # Not through safetensors, whose torch reader maps the whole file as memory that could be written: one
+        # larger than the machine's memory would not open.
+        about = self._tensors[name]
+        (first, last), (images, *rest) = about["data_offsets"], about["shape"]
+        each = (last - first) // images
+        data = torch.empty((min(stop, images) - start) * each, dtype=torch.uint8)
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(self._data + first + start * each)
+            view, found = memoryview(data.numpy()), 0
+            while count := file.readinto(view[found:]):
+                found += count
+        if found < len(data):
+            raise InputError(f"FILE: {self.path} became shorter while it was read")
+        return data.view(_DTYPES[about["dtype"]]).view(-1, *rest)
+
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield (maps (n, C, H, W), labels (n,) or None), ``size`` images at a time."""
-        with safe_open(self.path, "pt") as file:
-            maps = file.get_slice("evidence")
-            for start in range(0, self.shape[0], size):
-                yield (
-                    maps[start : start + size],
-                    None if self.labels is None else self.labels[start : start + size],
-                )
+        for start in range(0, self.shape[0], size):
+            labels = None if self.labels is None else self.labels[start : start + size]
+            yield self._read("evidence", start, start + size), labels
 
     def load(self) -> Evidence:
         """All of it, in memory."""

@@ -29,6 +29,7 @@ OBJECT_SIZE = (0.6, 0.9)
 POINT = 64  # units of length in a point
 SCENE = 64 * POINT  # side of the scene in units
 FULL = 128  # full coverage: colour difference * coverage still fits into int16
+GAP = 60  # half the width of the cuts in squares, triangles and stars
 SHAPES = 6  # the first six classes have a sharp outline, the textures after them fade out
 BATCH = 32  # images drawn together, so that a plane of them stays in the processor's cache
 
@@ -98,12 +99,26 @@ def _ring(random: _Random, u: Ints, v: Ints, radius: Ints) -> Ints:
     return np.abs(_disc_distance(u, v, radius - half)) - half
 
 
+def _fold(x: Ints, period: Ints) -> Ints:
+    """A triangle wave: period / 2 at the multiples of the period, 0 half-way between them."""
+    return np.abs(x % period - period // 2)
+
+
 def _square(random: _Random, u: Ints, v: Ints, radius: Ints) -> Ints:
-    return np.maximum(np.abs(u), np.abs(v)) - radius * 181 // 256  # 1 / sqrt(2)
+    """Cut into 3 x 3 or 4 x 4 panes."""
+    half = radius * 181 // 256  # 1 / sqrt(2)
+    pane = 2 * half // random.integers(3, 5)
+    panes = np.maximum(_fold(u + half, pane), _fold(v + half, pane)) - pane // 2 + GAP
+    return np.maximum(np.maximum(np.abs(u), np.abs(v)) - half, panes)
 
 
 def _triangle(random: _Random, u: Ints, v: Ints, radius: Ints) -> Ints:
-    return np.maximum((np.abs(u) * 222 + v * 128) >> 8, -v) - radius // 2  # cosines of 30 and 60 degrees
+    """Cut into 9 or 16 triangular panes."""
+    pane = 3 * radius // 2 // random.integers(3, 5)
+    lean, rise = u * 222 >> 8, v >> 1  # cosines of 30 and 60 degrees
+    sides = [side - radius // 2 for side in (-v, lean + rise, rise - lean)]
+    panes = np.maximum.reduce([_fold(side, pane) for side in sides]) - pane // 2 + GAP
+    return np.maximum(np.maximum.reduce(sides), panes)
 
 
 def _cross(random: _Random, u: Ints, v: Ints, radius: Ints) -> Ints:
@@ -113,19 +128,16 @@ def _cross(random: _Random, u: Ints, v: Ints, radius: Ints) -> Ints:
 
 
 def _star(random: _Random, u: Ints, v: Ints, radius: Ints) -> Ints:
-    """A pentagram is what lies behind four or five of its lines: the second largest distance decides."""
-    u = np.abs(u)  # mirror symmetry leaves four lines to look at: normals at 90, 18, -54 and -126 degrees
-    upper = (u * 243 + v * 79) >> 8
-    first, second = np.maximum(v, upper), np.minimum(v, upper)
-    for line in ((u * 150 - v * 207) >> 8, -(u * 150 + v * 207) >> 8):
+    """A pentagram: what lies behind four or five of its lines, cut along them."""
+    u, inner = np.abs(u), radius * 79 // 256  # cosine of 72 degrees
+    # In the mirrored half four of the five lines matter: those with normals at 90, 18, -54 and -126 degrees.
+    lines = [v - inner, ((u * 243 + v * 79) >> 8) - inner]
+    lines += [((u * 150 - v * 207) >> 8) - inner, (-(u * 150 + v * 207) >> 8) - inner]
+    first, second = np.maximum(*lines[:2]), np.minimum(*lines[:2])
+    for line in lines[2:]:
         second = np.maximum(second, np.minimum(first, line))
         first = np.maximum(first, line)
-    return second - radius * 79 // 256  # cos(72 degrees)
-
-
-def _fold(x: Ints, period: Ints) -> Ints:
-    """A triangle wave from 0 to period / 2."""
-    return np.abs(x % period - period // 2)
+    return np.maximum(second, GAP - np.minimum.reduce([np.abs(line) for line in lines]))
 
 
 def _stripes(random: _Random, u: Ints, v: Ints, radius: Ints) -> Ints:

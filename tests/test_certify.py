@@ -2,17 +2,19 @@
 
 import os
 import random
+import re
 from dataclasses import dataclass
 from fractions import Fraction
+from statistics import NormalDist
 
 import oracle
 import pytest
 import torch
-from hypothesis import Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pglearn import InputError
-from pglearn.certify import Certificate, certify, certify_file, certify_units
+from pglearn.certify import Certificate, certify, certify_file, certify_units, rate
 from pglearn.defenses import Aggregate, Defense, Logits, WindowMask
 from pglearn.evidence import Evidence, EvidenceFile
 from pglearn.geometry import Windows, all_windows
@@ -23,13 +25,10 @@ KINDS = ["noise", "sparse", "ties", "constant", "peak", "close"]
 
 
 def examples(count: int) -> settings:
-    if "MUTANT_UNDER_TEST" in os.environ:  # a failure is enough: no shrinking
-        return settings(
-            max_examples=count, deadline=None, derandomize=True, database=None, phases=[Phase.generate]
-        )
-    return settings(
-        max_examples=count * max(THOROUGH, 1), deadline=None, derandomize=not THOROUGH, database=None
-    )
+    common = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
+    if "MUTANT_UNDER_TEST" in os.environ:  # fewer, and one failure is enough
+        return settings(**common, max_examples=count // 2, derandomize=True, phases=[Phase.generate])
+    return settings(**common, max_examples=count * max(THOROUGH, 1), derandomize=not THOROUGH)
 
 
 @dataclass(frozen=True)
@@ -541,3 +540,28 @@ def test_a_gpu_gives_the_same_certificates():
         there = certify_units(case.units.cuda(), labels.cuda(), case.mask, case.windows, case.top, case.k)
         for name in ("prediction", "clean", "certified", "margin_units", "worst"):
             assert torch.equal(getattr(here, name), getattr(there, name)), name
+
+
+@pytest.mark.parametrize(
+    ("hits", "total"), [(0, 1), (1, 1), (1, 3), (312, 1000), (999, 1000), (4321, 10000), (0, 500)]
+)
+def test_a_rate_carries_wilsons_interval(hits, total):
+    """Its ends are the true rates p at which the rate seen lies 1.96 standard deviations away."""
+    found = re.fullmatch(r"(\d+) of (\d+) images, ([\d.]+) % \[([\d.]+) %, ([\d.]+) %\]", rate(hits, total))
+    assert (int(found[1]), int(found[2])) == (hits, total)
+    seen, low, high = hits / total, float(found[4]) / 100, float(found[5]) / 100
+    assert float(found[3]) == round(100 * seen, 1)
+    z = NormalDist().inv_cdf(0.975)
+    inside = [
+        p for p in range(100001) if total * (seen - p / 1e5) ** 2 <= z * z * p / 1e5 * (1 - p / 1e5) + 1e-12
+    ]
+    assert abs(inside[0] / 1e5 - low) <= 0.00051
+    assert abs(inside[-1] / 1e5 - high) <= 0.00051
+
+
+@pytest.mark.parametrize(("hits", "total"), [(-1, 3), (4, 3), (0, 0)])
+def test_a_rate_of_nothing_is_refused(hits, total):
+    with pytest.raises(
+        InputError, match=f"^hits: is {hits} of {total}, allowed: 0 to the total, which is 1 or more"
+    ):
+        rate(hits, total)

@@ -180,5 +180,5 @@ def test_rate_is_wilsons_interval() -> None:
                 away = abs(hits / total - bound) / (bound * (1 - bound) / total) ** 0.5
                 assert away == pytest.approx(1.96, rel=0.02)
         assert low <= hits / total <= high
-    with pytest.raises(ValueError, match="found 2 of 1"):
+    with pytest.raises(ValueError, match="is 2 of 1"):
         rate(2, 1)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pglearn.certify import interval
+from pglearn.certify import rate
 
 __all__ = ["Exercise", "Wrong", "check", "compare", "exercise", "exercises", "rate", "same"]
 
@@ -192,15 +192,3 @@ def _short(value: Any) -> str:
         return f"{value:.6g}"
     text = " ".join(repr(value).split())
     return text if len(text) <= 120 else text[:117] + "…"
-
-
-def rate(hits: int, total: int) -> str:
-    """A count of images as text with its percentage and Wilson's 95 % interval.
-
-    >>> rate(312, 1000)
-    '312 of 1000 images, 31.2 % [28.4 %, 34.1 %]'
-    >>> rate(0, 10)
-    '0 of 10 images, 0.0 % [0.0 %, 27.8 %]'
-    """
-    low, high = interval(hits, total)
-    return f"{hits} of {total} images, {100 * hits / total:.1f} % [{low:.1f} %, {high:.1f} %]"

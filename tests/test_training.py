@@ -1,0 +1,233 @@
+"""Training: objectives against loops, resumed runs against whole ones, one clear line for what goes wrong."""
+
+import errno
+import json
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from pglearn import InputError, models, training
+from pglearn.data import ImageSet
+
+STAGES = [(4, 2, 8, 0, 1), (3, 2, 12, 1, 1)]
+
+
+def two_colours(n: int = 96, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Noise with a red (class 0) or blue (class 1) tint: (n, 3, 16, 16) uint8."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(128, (n, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(n) % 2
+    images[labels == 0, 0] += 100
+    images[labels == 1, 2] += 100
+    return images, labels
+
+
+def network(seed: int = 0) -> models.LocalNet:
+    torch.manual_seed(seed)
+    return models.build("bagnet-small-32", 2, stages=STAGES)
+
+
+OPTIONS = {"epochs": 3, "batch_size": 16, "patch": (2, 2), "progress": False}
+
+
+def same(a: models.LocalNet, b: models.LocalNet) -> bool:
+    return all(
+        torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
+
+
+def cross_entropy(logits: list[float], label: int) -> float:
+    return math.log(sum(math.exp(v) for v in logits)) - logits[label]
+
+
+def test_objectives_against_loops():
+    torch.manual_seed(0)
+    evidence, labels = torch.rand(5, 3, 4, 6) * 5, torch.tensor([0, 2, 1, 2, 0])
+    plain, masked = [], []
+    for maps, label in zip(evidence.double().tolist(), labels.tolist(), strict=True):
+        sums = [sum(map(sum, rows)) for rows in maps]
+        plain.append(cross_entropy([training.SHARPNESS * s / 24 for s in sums], label))
+        own = maps[label]
+        sums[label] -= max(
+            sum(own[y][x] for y in range(top, top + 2) for x in range(left, left + 3))
+            for top in range(3)
+            for left in range(4)
+        )
+        masked.append(cross_entropy([training.SHARPNESS * s / 24 for s in sums], label))
+    assert training.plain(evidence, labels, (2, 3)).item() == pytest.approx(sum(plain) / 5, rel=1e-5)
+    assert training.masked(evidence, labels, (2, 3)).item() == pytest.approx(sum(masked) / 5, rel=1e-5)
+
+
+def test_augment_only_mirrors_and_moves():
+    images = torch.randint(1, 256, (40, 3, 6, 5), dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    mirrored, offsets = 0, set()
+    for _ in range(20):
+        out = training.augment(images, 1, generator)
+        padded = torch.zeros(40, 3, 8, 7, dtype=torch.uint8)
+        padded[:, :, 1:-1, 1:-1] = images
+        flipped = torch.zeros_like(padded)
+        flipped[:, :, 1:-1, 1:-1] = images.flip(3)
+        for dy, dx in [(y, x) for y in range(3) for x in range(3)]:
+            plain = (out == padded[:, :, dy : dy + 6, dx : dx + 5]).flatten(1).all(1)
+            turned = (out == flipped[:, :, dy : dy + 6, dx : dx + 5]).flatten(1).all(1)
+            if bool((plain | turned).all()):
+                offsets.add((dy, dx))
+                mirrored += int((turned & ~plain).sum())
+                break
+        else:
+            pytest.fail("not a mirror image moved by at most one pixel")
+    assert len(offsets) > 5
+    assert 300 < mirrored < 500  # of 800
+    assert torch.equal(training.augment(images[:0], 0, generator), images[:0])
+
+
+@pytest.mark.parametrize("objective", ["plain", "masked"])
+def test_it_learns(objective):
+    model = network()
+    log = training.train(model, *two_colours(), **OPTIONS | {"epochs": 8, "lr": 0.01}, objective=objective)
+    images, labels = two_colours(seed=1)
+    with torch.inference_mode():
+        right = (model(images).mean((2, 3)).argmax(1) == labels).double().mean()
+    assert right > 0.95
+    assert [entry["epoch"] for entry in log] == list(range(1, 9))
+    assert log[-1]["loss"] < log[0]["loss"]
+    assert not model.training
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("dies_in", [1, 2, 3])
+def test_a_resumed_run_reproduces_the_uninterrupted_one(tmp_path, monkeypatch, dies_in):
+    data = two_colours()
+    whole, killed = network(), network()
+    log = training.train(whole, *data, **OPTIONS)
+    checkpoint = tmp_path / "run"
+    steps = 0
+
+    def masked(*args):
+        nonlocal steps
+        steps += 1
+        if steps == 6 * (dies_in - 1) + 3:
+            raise Killed
+        return training.masked(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setitem(training.OBJECTIVES, "masked", masked)
+        with pytest.raises(Killed):
+            training.train(killed, *data, **OPTIONS, checkpoint=checkpoint)
+    assert checkpoint.exists() == (dies_in > 1)
+    start = network(seed=0 if dies_in == 1 else 9)  # nothing is saved in the first epoch: it begins again
+    again = training.train(start, *data, **OPTIONS, checkpoint=checkpoint)
+    assert same(start, whole)
+    assert [(e["epoch"], e["loss"]) for e in again] == [(e["epoch"], e["loss"]) for e in log][dies_in - 1 :]
+    assert training.train(start, *data, **OPTIONS, checkpoint=checkpoint) == []  # and nothing is left to do
+    assert same(start, whole)
+
+
+def test_seeds_differ():
+    first, second = network(), network()
+    training.train(first, *two_colours(), **OPTIONS)
+    training.train(second, *two_colours(), **OPTIONS, seed=1)
+    assert not same(first, second)
+
+
+def test_loss_that_is_not_finite(tmp_path):
+    checkpoint = tmp_path / "run"
+    with pytest.raises(
+        training.TrainingError, match=r"loss: is (nan|inf) in epoch 1, step \d+: try a smaller lr"
+    ):
+        training.train(network(), *two_colours(), **OPTIONS | {"lr": 1e30}, checkpoint=checkpoint)
+    assert not checkpoint.exists()
+
+
+def test_checkpoint_of_another_run_or_none(tmp_path):
+    data, checkpoint = two_colours(), tmp_path / "run"
+    training.train(network(), *data, **OPTIONS, checkpoint=checkpoint)
+    for change, line in (
+        ({"lr": 0.5}, r"checkpoint: .*run is of another run: its lr is 0\.004, this one's 0\.5"),
+        ({"objective": "plain"}, "its objective is 'masked', this one's 'plain'"),
+        ({"patch": (9, 2)}, r"its window is '\(3, 3\)', this one's '\(4, 3\)'"),
+        ({"seed": 3}, "its seed is 0, this one's 3"),
+    ):
+        with pytest.raises(InputError, match=line):
+            training.train(network(), *data, **OPTIONS | change, checkpoint=checkpoint)
+    other = models.build("bagnet-small-32", 2, stages=[(4, 2, 8, 0, 1)])
+    with pytest.raises(InputError, match="is of another run: its model is"):
+        training.train(other, *data, **OPTIONS, checkpoint=checkpoint)
+    for content in (checkpoint.read_bytes()[:500], b"", b"hello"):
+        checkpoint.write_bytes(content)
+        with pytest.raises(InputError, match=r"cannot be read .*delete it to start anew"):
+            training.train(network(), *data, **OPTIONS, checkpoint=checkpoint)
+
+
+def test_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    data, checkpoint = two_colours(), tmp_path / "run"
+    calls = 0
+
+    def full_on_the_second(*_):
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pglearn.evidence.os.fsync", full_on_the_second)
+        with pytest.raises(InputError, match="run: cannot be written: No space left on device"):
+            training.train(network(), *data, **OPTIONS, checkpoint=checkpoint)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    resumed, whole = network(), network()
+    assert [entry["epoch"] for entry in training.train(resumed, *data, **OPTIONS, checkpoint=checkpoint)] == [
+        2,
+        3,
+    ]
+    training.train(whole, *data, **OPTIONS)
+    assert same(resumed, whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"objective": "magic"}, "objective: is 'magic', allowed: plain, masked"),
+        ({"epochs": 0}, "epochs: is 0, allowed: above 0"),
+        ({"lr": math.nan}, "lr: is nan"),
+        ({"batch_size": 97}, "images: 96 with 96 labels, allowed: one label each, 97 or more"),
+        ({"patch": (17, 2)}, "patch: height is 17 pixels, allowed: 1 to the image's 16"),
+    ],
+)
+def test_refuses(change, line):
+    with pytest.raises(InputError, match=line):
+        training.train(network(), *two_colours(), **OPTIONS | change)
+
+
+@pytest.mark.parametrize("highest", [0.0, 1e-3, 1.0, 3.2, 11.3, 64.0, 32767.0, 32768.0, 1e6])
+def test_constants(highest):
+    step, clip_high = (float(text) for text in training.constants(highest))
+    assert clip_high >= highest
+    assert clip_high == int(clip_high) > 0
+    assert math.frexp(step)[0] == 0.5  # a power of two
+    assert clip_high / step <= 32767 < 2 * clip_high / step
+    with pytest.raises(training.TrainingError, match="evidence: the largest"):
+        training.constants(math.inf)
+
+
+def test_fit_writes_a_model_with_its_constants(tmp_path):
+    images, labels = two_colours()
+    out = tmp_path / "model.safetensors"
+    data = ImageSet(images, labels, ("red", "blue"))
+    log = training.fit(data, "bagnet-small-32", out, **OPTIONS | {"epochs": 1}, about={"data": "two colours"})
+    assert len(log) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    model, about = models.load_model(out)
+    assert json.loads(about["classes"]) == ["red", "blue"]
+    assert about["image_size"] == "16x16"
+    assert about["data"] == "two colours"
+    assert model.config["mean"] == pytest.approx((images / 255.0).mean((0, 2, 3)).tolist(), abs=1e-4)
+    evidence = models.collect_evidence(model, images)
+    assert evidence is not None
+    assert (about["step"], about["clip_high"]) == training.constants(evidence.maps.max().item())
+    assert json.loads(about["training"])["epochs"] == "1"
