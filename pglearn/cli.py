@@ -71,20 +71,22 @@ def _certify(args: argparse.Namespace) -> None:
             raise InputError(
                 "--patch: the file's columns wrap around, allowed: --window HxW, in feature positions"
             )
-        _warn(file.geometry)
         windows = [window for shape in shapes for window in malicious_windows(*shape, file.geometry)]
-    if all(window.height == file.shape[2] and window.width == file.shape[3] for window in windows):
-        print("pglearn: the malicious window is the whole map: nothing can be certified", file=sys.stderr)
     mask = args.mask or (max(w.height for w in windows), max(w.width for w in windows))
     transform, aggregate = DEFENSES[args.defense]
+    typed, carried = (args.step, args.clip_high), (file.step, file.clip_high)
     constants = {
-        name: given
-        for name, given in (("step", args.step or file.step), ("clip_high", args.clip_high or file.clip_high))
-        if given is not None
+        name: str(own if given is None else given)
+        for name, given, own in zip(("step", "clip_high"), typed, carried, strict=True)
+        if given is not None or own is not None
     }
     defense = Defense(transform(**constants), aggregate(*mask, args.detection_threshold, file.wrap))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     certificate = certify_file(file, defense, windows, args.top_k, device)
+    if args.patch and file.geometry:
+        _warn(file.geometry)
+    if all(window.height == file.shape[2] and window.width == file.shape[3] for window in windows):
+        print("pglearn: the malicious window is the whole map: nothing can be certified", file=sys.stderr)
     parameters = {
         "defense": args.defense,
         "transform": "logits",

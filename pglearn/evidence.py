@@ -189,7 +189,7 @@ class EvidenceFile:
         data = torch.empty((min(stop, images) - start) * each, dtype=torch.uint8)
         with open(self.path, "rb", buffering=0) as file:
             file.seek(self._data + first + start * each)
-            view, found = memoryview(data.numpy()), 0
+            view, found = data.numpy().data, 0
             while count := file.readinto(view[found:]):
                 found += count
         if found < len(data):

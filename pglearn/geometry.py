@@ -136,7 +136,8 @@ def receptive_field(layers: Iterable[Layer], image: int) -> Axis:
 
     Size ``r = 1 + sum((kernel - 1) * dilation * jump)`` with ``jump`` the product of the strides before a
     layer; stride ``s`` the product of all strides; padding moves the first field by ``padding * jump`` to the
-    left. Section 3.1 and App. B.
+    left. Section 3.1 and App. B. Where a deeper layer pads, or strides drop pixels at the border, cells there
+    may see less than their field; none sees more.
 
     >>> axis = receptive_field([Layer(3), Layer(3, stride=2)], 11)
     >>> axis.size, axis.stride, axis.cells, axis.fields[1]
@@ -159,23 +160,36 @@ def receptive_field(layers: Iterable[Layer], image: int) -> Axis:
 
 
 def layers_of(module: nn.Module, axis: int = 0) -> list[Layer]:
-    """The convolution and pooling layers of a *sequential* module along one axis (0: rows, 1: columns).
+    """The convolution and pooling layers of a *sequential* module along one axis (0: rows, 1: columns), in
+    order.
 
-    Reads ``kernel_size``, ``stride``, ``padding`` and ``dilation`` in order of registration; a network with
-    branches needs :func:`probe`.
+    Activations, batch normalization and dropout act on single cells and are passed over. Anything else that
+    may look further is an ``InputError``: such a network, or one with branches, needs :func:`probe`.
     """
+    from torch import nn
+
+    kernels = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d)
+    single = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Sigmoid, nn.Tanh, nn.Softplus)
+    passed = (*single, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.Dropout, nn.Dropout2d, nn.Identity)
 
     def along(value: Any) -> int:
         return value if isinstance(value, int) else value[axis]
 
     layers = []
     for layer in module.modules():
-        if hasattr(layer, "kernel_size"):
-            if isinstance(layer.padding, str):
-                raise InputError(f"layer: padding is {layer.padding!r}, allowed: a number of cells")
+        if (
+            isinstance(layer, kernels)
+            and not isinstance(layer.padding, str)
+            and not getattr(layer, "ceil_mode", 0)
+        ):
             dilation = along(getattr(layer, "dilation", 1))
             layers.append(
                 Layer(along(layer.kernel_size), along(layer.stride), along(layer.padding), dilation)
+            )
+        elif not isinstance(layer, passed) and not any(True for _ in layer.children()):
+            raise InputError(
+                f"module: {layer!r:.60} is not known to be local, allowed: convolutions, pooling, layers that "
+                "act on single cells; for others use probe"
             )
     return layers
 
@@ -310,9 +324,9 @@ def _maximal_intervals(axis: Axis, patch: int) -> dict[int, list[int]]:
 
 
 def malicious_windows(patch_height: int, patch_width: int, geometry: Geometry) -> list[Windows]:
-    """Exactly the feature windows that a patch of ``patch_height`` x ``patch_width`` native pixels can touch.
+    """The feature windows that a patch of ``patch_height`` x ``patch_width`` native pixels can touch.
 
-    Sharper than Eq. 1: from the fields themselves, so padding, borders and resampling are in. Windows inside
+    Exact, given the fields, and so sharper than Eq. 1: padding, borders and resampling are in. Windows inside
     other windows are left out: whoever controls the larger one may leave the rest of it as it is.
     """
     axes = geometry.rows, geometry.columns

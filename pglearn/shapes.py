@@ -105,16 +105,17 @@ def _fold(x: Ints, period: Ints) -> Ints:
 
 
 def _square(random: _Random, u: Ints, v: Ints, radius: Ints) -> Ints:
-    """Cut into 3 x 3 or 4 x 4 panes."""
+    """Cut into square panes."""
     half = radius * 181 // 256  # 1 / sqrt(2)
-    pane = 2 * half // random.integers(3, 5)
+    pane = 2 * half // ((2 * half + 4 * POINT) // (9 * POINT))
     panes = np.maximum(_fold(u + half, pane), _fold(v + half, pane)) - pane // 2 + GAP
     return np.maximum(np.maximum(np.abs(u), np.abs(v)) - half, panes)
 
 
 def _triangle(random: _Random, u: Ints, v: Ints, radius: Ints) -> Ints:
-    """Cut into 9 or 16 triangular panes."""
-    pane = 3 * radius // 2 // random.integers(3, 5)
+    """Cut into triangular panes."""
+    height = 3 * radius // 2
+    pane = height // ((height + 4 * POINT) // (9 * POINT))
     lean, rise = u * 222 >> 8, v >> 1  # cosines of 30 and 60 degrees
     sides = [side - radius // 2 for side in (-v, lean + rise, rise - lean)]
     panes = np.maximum.reduce([_fold(side, pane) for side in sides]) - pane // 2 + GAP
@@ -128,16 +129,14 @@ def _cross(random: _Random, u: Ints, v: Ints, radius: Ints) -> Ints:
 
 
 def _star(random: _Random, u: Ints, v: Ints, radius: Ints) -> Ints:
-    """A pentagram: what lies behind four or five of its lines, cut along them."""
-    u, inner = np.abs(u), radius * 79 // 256  # cosine of 72 degrees
-    # In the mirrored half four of the five lines matter: those with normals at 90, 18, -54 and -126 degrees.
-    lines = [v - inner, ((u * 243 + v * 79) >> 8) - inner]
-    lines += [((u * 150 - v * 207) >> 8) - inner, (-(u * 150 + v * 207) >> 8) - inner]
-    first, second = np.maximum(*lines[:2]), np.minimum(*lines[:2])
-    for line in lines[2:]:
-        second = np.maximum(second, np.minimum(first, line))
-        first = np.maximum(first, line)
-    return np.maximum(second, GAP - np.minimum.reduce([np.abs(line) for line in lines]))
+    """Five points of 54 degrees, cut from the centre to every corner."""
+    for _ in range(2):  # mirror all of it into half a point: 36 degrees, to the right of the upward axis
+        u = np.abs(u)
+        beyond = np.maximum(u * 207 - v * 150, 0) >> 7  # sine and cosine of 54 degrees
+        u, v = u - (beyond * 207 >> 8), v + (beyond * 150 >> 8)
+    u = np.abs(u)
+    cuts = GAP - np.minimum(u, (v * 150 - u * 207) >> 8)
+    return np.maximum((u * 228 + (v - radius) * 116) >> 8, cuts)  # cosine and sine of 27 degrees
 
 
 def _stripes(random: _Random, u: Ints, v: Ints, radius: Ints) -> Ints:
@@ -242,11 +241,11 @@ def _render(
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Images (B, 3, side, side) and where their objects are (B, side, side); ``size`` in units."""
     random, grid = _Random(keys), _grid(side)
-    dark, low, gap = random.integers(0, 2), random.integers(45, 95), random.integers(70, 110)
+    dark, low, gap = random.integers(0, 2), random.integers(50, 100), random.integers(45, 105)
     ground, figure = np.where(dark, low, low + gap), np.where(dark, low + gap, low)
     images = _background(random, grid, ground)
     _blobs(random, grid, images, ground, 3)
-    _strokes(random, grid, images, 5)
+    _strokes(random, grid, images, 8)
 
     diameter = random.integers(size[0], size[1] + 1)
     radius = diameter >> 1
@@ -272,7 +271,7 @@ def _render(
     bits = random.bits(side * side).reshape(-1)
     for c, channel in enumerate(images):
         a, b = ((bits >> np.uint64(20 * c + shift)).astype(np.uint8).astype(np.int16) for shift in (0, 8))
-        channel += (a + b - 255) >> 4  # triangular noise
+        channel += (a + b - 255) >> 3  # triangular noise
     pixels = np.clip(images, 0, 255).astype(np.uint8).reshape(3, len(keys), side, side)
     return pixels.transpose(1, 0, 2, 3), region
 

@@ -438,10 +438,10 @@ def test_exercises_are_complete(name: str) -> None:
 
 @chapters
 def test_solutions_pass_and_spoilt_solutions_do_not(name: str) -> None:
-    setup = source(code(name)[0])
+    setup: dict[str, Any] = {}
+    exec(compile(source(code(name)[0]), f"{name}: first code cell", "exec"), setup)
     for number, task in tasks(name).items():
-        space: dict[str, Any] = {}
-        exec(compile(setup, f"{name}: first code cell", "exec"), space)
+        space = dict(setup)
         exec(compile(task.solution, f"{name}: solution {number}", "exec"), space)
         target = ast.parse(task.stub.splitlines()[-1], mode="eval").body.args[1].id  # type: ignore[attr-defined]
         answer = space[target]

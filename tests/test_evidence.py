@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import resource
 import signal
 import struct
 import subprocess
@@ -196,7 +195,7 @@ def test_a_killed_writer_leaves_the_file_that_was_there(path):
     command = [sys.executable, "-c", textwrap.dedent(program), str(path)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
         assert writer.stdout.readline() == b"half\n"
-        writer.send_signal(signal.SIGKILL)
+        writer.kill()
     assert path.read_bytes() == b"what was there"
     some().save(path)  # and nothing that it left stands in the way
     assert len(Evidence.load(path).maps) == 7
@@ -205,6 +204,7 @@ def test_a_killed_writer_leaves_the_file_that_was_there(path):
 @pytest.fixture
 def little_space():
     """At most so many bytes in one file: what a full disk is to a writer."""
+    resource = pytest.importorskip("resource", reason="no limits on this system")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
@@ -219,7 +219,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_file_that_was_there(path, little
     little_space(space)
     with pytest.raises(InputError) as error:
         evidence.save(path)
-    little_space(resource.RLIM_INFINITY)
+    little_space(2**40)
     assert str(error.value) == f"{path}: cannot be written: File too large"
     assert path.read_bytes() == b"what was there"
     assert list(path.parent.iterdir()) == [path]
@@ -252,7 +252,7 @@ def test_a_file_cut_while_it_is_read_is_refused(path):
     some(100).save(path)
     file = EvidenceFile(path)
     os.truncate(path, 20_000)
-    with pytest.raises(InputError, match="^FILE: .* became shorter while it was read"):
+    with pytest.raises(InputError, match=r"^FILE: .* became shorter while it was read"):
         list(file.batches(10))
 
 
@@ -340,7 +340,7 @@ def test_metadata_that_contradict_the_evidence_are_refused(path, metadata, messa
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read the memory in use from")
 def test_a_file_larger_than_memory_streams(path):
-    """Six batches are certified in the room of three; all at once they would not fit, which is tried too."""
+    """Six batches are certified in the room of four; all at once they would not fit, which is tried too."""
     images, batch = 6 * 2**10, 2**24 * 4  # 2^14 cells an image, 2^10 images a batch
     shape = [images, 4, 64, 64]
     size = 4 * images * 2**14
@@ -358,11 +358,11 @@ def test_a_file_larger_than_memory_streams(path):
         from pglearn.evidence import EvidenceFile
         from pglearn.geometry import Windows
 
-        file, defense = EvidenceFile(sys.argv[1]), Defense(Logits(), WindowMask(8, 8))
+        file, defense = EvidenceFile(sys.argv[1]), Defense(Logits(), WindowMask(2, 2))
         base = int(re.search(r"VmData:\\s*(\\d+)", open("/proc/self/status").read())[1]) * 1024
-        room = base + 3 * int(sys.argv[2])
+        room = base + 4 * int(sys.argv[2])
         resource.setrlimit(resource.RLIMIT_DATA, (room, room))
-        found = certify_file(file, defense, [Windows(8, 8, (0, 50), (0, 50))])
+        found = certify_file(file, defense, [Windows(2, 2, (0, 50), (0, 50))])
         assert len(found.margin_units) == file.shape[0] and not found.certified.any()
         try:
             file.load().maps.clone()

@@ -190,6 +190,27 @@ def test_layers_of_reads_both_axes() -> None:
     assert layers_of(nn.Conv2d(1, 1, 3, dilation=2)) == [Layer(3, dilation=2)]
 
 
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Conv2d(1, 1, 3, padding="same"),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.ConvTranspose2d(1, 1, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.GroupNorm(1, 1),
+        nn.Flatten(),
+        nn.Linear(4, 4),
+    ],
+)
+def test_layers_of_refuses_what_may_see_more(module: nn.Module) -> None:
+    body = nn.Sequential(nn.Conv2d(1, 1, 3), nn.BatchNorm2d(1), nn.ReLU(), module)
+    assert layers_of(body[:3]) == [Layer(3)]
+    with pytest.raises(
+        InputError, match=rf"^module: {type(module).__name__}.* is not known to be local, allowed"
+    ):
+        layers_of(body)
+
+
 # ----------------------------------------------------------------------------------------------------- probe
 def test_probe_passes_pooling_and_normalisation_in_eval_mode() -> None:
     body = nn.Sequential(
@@ -591,10 +612,6 @@ SMALL = receptive_field([Layer(3)], 8)
         ),
         (lambda: receptive_field([], 0), "image: is 0, allowed: 1 pixel or more"),
         (lambda: receptive_field([Layer(1, 1, 1)], -1), "image: is -1, allowed: 1 pixel or more"),
-        (
-            lambda: layers_of(nn.Conv2d(1, 1, 3, padding="same")),
-            "layer: padding is 'same', allowed: a number of cells",
-        ),
         (lambda: window_size(0, 9, 8), "p: is 0, allowed: 1 pixel or more"),
         (lambda: window_size(5, 0, 8), "r: is 0, allowed: 1 pixel or more"),
         (lambda: window_size(5, 9, -1), "s: is -1, allowed: 1 pixel or more"),

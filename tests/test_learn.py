@@ -112,7 +112,7 @@ def test_an_answer_may_not_change_what_it_is_given() -> None:
     assert case == ([3, 1, 2],)
 
 
-@pytest.mark.parametrize("number", ["2.99", "99.1", "zero", 2.5])
+@pytest.mark.parametrize("number", ["2.99", "99.1", "zero", 99.5])
 def test_unknown_numbers_list_the_known_ones(number: Any, capsys: pytest.CaptureFixture[str]) -> None:
     check(number, 1)
     said = capsys.readouterr().out

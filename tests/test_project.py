@@ -88,6 +88,7 @@ def test_commands_in_the_documents_exist() -> None:
         text = (ROOT / name).read_text(encoding="utf-8")
         assert set(re.findall(r"(?:`|^ *)make ([a-z]+)", text, flags=re.M)) <= targets, name
     assert {"book", "test"} <= set(re.findall(r"make ([a-z]+)", README))
+    assert "<!--" not in README, "a section still to be written"
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/paper/README.md"])

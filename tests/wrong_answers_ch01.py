@@ -102,11 +102,17 @@ WRONG: dict[str, dict[str, Any]] = {
         "multiplies k - 1 by the layer's own stride too": own_stride_first,
         "a dilated kernel covers k * d cells": dilated_by_k,
         "dilation widens the stride": stride_dilated,
-        "forgets the jump": lambda layers: (1 + sum((k - 1) * d for k, _, d in layers), prod(s for _, s, _ in layers)),
+        "forgets the jump": lambda layers: (
+            1 + sum((k - 1) * d for k, _, d in layers),
+            prod(s for _, s, _ in layers),
+        ),
     },
     "1.2": {
         "does not cut": lambda layers, image, cell: (sees(layers, cell)[0], sees(layers, cell)[1] + 1),
-        "cuts the near border only": lambda layers, image, cell: (max(sees(layers, cell)[0], 0), sees(layers, cell)[1] + 1),
+        "cuts the near border only": lambda layers, image, cell: (
+            max(sees(layers, cell)[0], 0),
+            sees(layers, cell)[1] + 1,
+        ),
         "includes the last pixel instead of stopping behind it": lambda layers, image, cell: (
             max(sees(layers, cell)[0], 0),
             min(sees(layers, cell)[1], image - 1),
@@ -126,11 +132,16 @@ WRONG: dict[str, dict[str, Any]] = {
         ],
     },
     "1.4": {
-        "kernels in the last layers": lambda strides, seeing: 1
-        + 2 * sum(prod(strides[:i]) for i in range(len(strides) - seeing, len(strides))),
-        "a layer's own stride counts": lambda strides, seeing: 1 + 2 * sum(prod(strides[: i + 1]) for i in range(seeing)),
+        "kernels in the last layers": lambda strides, seeing: (
+            1 + 2 * sum(prod(strides[:i]) for i in range(len(strides) - seeing, len(strides)))
+        ),
+        "a layer's own stride counts": lambda strides, seeing: (
+            1 + 2 * sum(prod(strides[: i + 1]) for i in range(seeing))
+        ),
         "forgets the jump": lambda strides, seeing: 1 + 2 * seeing,
-        "a kernel of 3 costs three": lambda strides, seeing: 1 + 3 * sum(prod(strides[:i]) for i in range(seeing)),
+        "a kernel of 3 costs three": lambda strides, seeing: (
+            1 + 3 * sum(prod(strides[:i]) for i in range(seeing))
+        ),
     },
     "1.5": {
         "compares sizes, not places": by_size,
@@ -139,7 +150,9 @@ WRONG: dict[str, dict[str, Any]] = {
         "trusts the gradient": by_gradient,
         "calls a smaller field a leak": any_difference,
         "never": lambda model, layers, size: False,
-        "asks only whether it sees everything": lambda model, layers, size: bool(probe(model, size, size).warning()),
+        "asks only whether it sees everything": lambda model, layers, size: bool(
+            probe(model, size, size).warning()
+        ),
     },
 }
 

@@ -27,7 +27,12 @@ def execute(path: Path) -> int:
     begin, used = time.perf_counter(), _processor_time()
     place = {"metadata": {"path": str(path.parent)}}
     NotebookClient(
-        notebook, timeout=120, kernel_name="python3", record_timing=False, resources=place
+        notebook,
+        timeout=120,
+        kernel_name="python3",
+        record_timing=False,
+        coalesce_streams=True,
+        resources=place,
     ).execute()
     wall, processor = time.perf_counter() - begin, _processor_time() - used
     seconds = math.ceil(min(wall, processor or wall))

@@ -46,7 +46,12 @@ def real_pixels(answer: Callable[[Triples, int, int], tuple[int, int]]) -> None:
     compare(
         answer,
         reference,
-        [(stack, image, cell) for stack in stacks for image in (16, 24) for cell in range(len(axis_of(stack, image)))],
+        [
+            (stack, image, cell)
+            for stack in stacks
+            for image in (16, 24)
+            for cell in range(len(axis_of(stack, image)))
+        ],
     )
 
 
@@ -100,14 +105,49 @@ def _networks() -> list[tuple[str, nn.Module, list[Layer], bool]]:
         ("batch norm in eval mode", seq(body[0], nn.BatchNorm2d(4), *body[1:]), two, False),
         ("a group norm in the middle", seq(body[0], nn.GroupNorm(2, 4), *body[1:]), two, True),
         ("squeeze-and-excitation", seq(*body, _Scale()), two, True),
-        ("an honest network with padding", seq(conv(3, 4, 3, padding=1), conv(4, 2, 3, padding=1)), padded, False),
-        ("a dilation that the list does not mention", conv(3, 2, 3, padding=2, dilation=2), [Layer(3, padding=1)], True),
-        ("a kernel that is wide along columns only", conv(3, 2, (3, 5), padding=(1, 2)), [Layer(3, padding=1)], True),
-        ("a kernel that is tall along rows only", conv(3, 2, (5, 3), padding=(2, 1)), [Layer(3, padding=1)], True),
-        ("fields shifted left by one pixel", seq(nn.ZeroPad2d((2, 0, 2, 0)), conv(3, 2, 3)), [Layer(3, padding=1)], True),
-        ("fields shifted right by one pixel", seq(nn.ZeroPad2d((0, 2, 0, 2)), conv(3, 2, 3)), [Layer(3, padding=1)], True),
+        (
+            "an honest network with padding",
+            seq(conv(3, 4, 3, padding=1), conv(4, 2, 3, padding=1)),
+            padded,
+            False,
+        ),
+        (
+            "a dilation that the list does not mention",
+            conv(3, 2, 3, padding=2, dilation=2),
+            [Layer(3, padding=1)],
+            True,
+        ),
+        (
+            "a kernel that is wide along columns only",
+            conv(3, 2, (3, 5), padding=(1, 2)),
+            [Layer(3, padding=1)],
+            True,
+        ),
+        (
+            "a kernel that is tall along rows only",
+            conv(3, 2, (5, 3), padding=(2, 1)),
+            [Layer(3, padding=1)],
+            True,
+        ),
+        (
+            "fields shifted left by one pixel",
+            seq(nn.ZeroPad2d((2, 0, 2, 0)), conv(3, 2, 3)),
+            [Layer(3, padding=1)],
+            True,
+        ),
+        (
+            "fields shifted right by one pixel",
+            seq(nn.ZeroPad2d((0, 2, 0, 2)), conv(3, 2, 3)),
+            [Layer(3, padding=1)],
+            True,
+        ),
         ("a claim larger than the truth", conv(3, 2, 3, padding=1), [Layer(5, padding=2)], False),
-        ("a wide kernel whose weights are all zero", _zeroed(conv(3, 2, 5, padding=2)), [Layer(3, padding=1)], True),
+        (
+            "a wide kernel whose weights are all zero",
+            _zeroed(conv(3, 2, 5, padding=2)),
+            [Layer(3, padding=1)],
+            True,
+        ),
         ("cells that read only padding", seq(conv(3, 2, 1, padding=1)), [Layer(1, padding=1)], False),
     ]
 
