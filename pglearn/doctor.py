@@ -37,7 +37,7 @@ def report() -> list[Check]:
         *(_check(name, partial(_version, name), _INSTALL, core=True) for name in _CORE),
         _check("certificate", _certificate, "the installation is damaged: " + _INSTALL, core=True),
         _check("device", _device, _INSTALL),
-        _check("shipped data", _shipped, "clone the repository: its folder `data` holds them"),
+        _check("shipped data", _shipped, "take the folder `data` of the repository as it is there"),
         _check("real images", _real_images, "needed only to train on real images: set it to their folder"),
         *(_check(name, partial(_version, name), _INSTALL) for name in _BOOK),
         _check("notebook kernel", _kernel, "run `python -m ipykernel install --sys-prefix`"),
@@ -112,11 +112,18 @@ def _certificate() -> str:
 
 
 def _shipped() -> str:
+    """Names of the shipped weights and evidence; each must have the checksum that its card states."""
+    from pglearn.evidence import sha256
+
     folder = Path(__file__).parents[1] / "data"
-    files = sorted(path.name for path in folder.rglob("*.safetensors"))
+    cards = "".join(card.read_text(encoding="utf-8") for card in folder.glob("*.md"))
+    files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise FileNotFoundError("no weights or evidence found beside the package")
-    return ", ".join(files)
+    for file in files:
+        if f"| {file.name} | {sha256(file)} |" not in cards:
+            raise ValueError(f"{file.name} is not the file that its card describes")
+    return ", ".join(file.name for file in files)
 
 
 def _real_images() -> str:

@@ -90,7 +90,7 @@ def evaluate(
             labels = images.labels[start : start + len(maps)]
             units = defense.transform(maps)
             undefended += int((units.flatten(2).sum(-1).argmax(1) == labels).sum())
-            defended += int((mask.outcome(units, labels)[0] == labels).sum())
+            defended += int(mask.outcome(units, labels)[1].sum())
             writer.write(units.to(kind) if fixed_point else maps, labels)
     return Evaluation(
         images=len(images),

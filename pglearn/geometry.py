@@ -188,7 +188,7 @@ def layers_of(module: nn.Module, axis: int = 0) -> list[Layer]:
             )
         elif not isinstance(layer, passed) and not any(True for _ in layer.children()):
             raise InputError(
-                f"module: {layer!r:.60} is not known to be local, allowed: convolutions, pooling, layers that "
+                f"module: {layer!r:.50} is not known to be local, allowed: convolution, pooling, layers that "
                 "act on single cells; for others use probe"
             )
     return layers

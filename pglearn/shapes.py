@@ -29,7 +29,6 @@ OBJECT_SIZE = (0.6, 0.9)
 POINT = 64  # units of length in a point
 SCENE = 64 * POINT  # side of the scene in units
 FULL = 128  # full coverage: colour difference * coverage still fits into int16
-GAP = 60  # half the width of the cuts in squares, triangles and stars
 SHAPES = 6  # the first six classes have a sharp outline, the textures after them fade out
 BATCH = 32  # images drawn together, so that a plane of them stays in the processor's cache
 
@@ -104,11 +103,16 @@ def _fold(x: Ints, period: Ints) -> Ints:
     return np.abs(x % period - period // 2)
 
 
+def _gap(radius: Ints) -> Ints:
+    """Half the width of the cuts in squares, triangles and stars: about a point, less in small ones."""
+    return np.minimum(60, radius // 16)
+
+
 def _square(random: _Random, u: Ints, v: Ints, radius: Ints) -> Ints:
     """Cut into square panes."""
     half = radius * 181 // 256  # 1 / sqrt(2)
     pane = 2 * half // ((2 * half + 4 * POINT) // (9 * POINT))
-    panes = np.maximum(_fold(u + half, pane), _fold(v + half, pane)) - pane // 2 + GAP
+    panes = np.maximum(_fold(u + half, pane), _fold(v + half, pane)) - pane // 2 + _gap(radius)
     return np.maximum(np.maximum(np.abs(u), np.abs(v)) - half, panes)
 
 
@@ -118,7 +122,7 @@ def _triangle(random: _Random, u: Ints, v: Ints, radius: Ints) -> Ints:
     pane = height // ((height + 4 * POINT) // (9 * POINT))
     lean, rise = u * 222 >> 8, v >> 1  # cosines of 30 and 60 degrees
     sides = [side - radius // 2 for side in (-v, lean + rise, rise - lean)]
-    panes = np.maximum.reduce([_fold(side, pane) for side in sides]) - pane // 2 + GAP
+    panes = np.maximum.reduce([_fold(side, pane) for side in sides]) - pane // 2 + _gap(radius)
     return np.maximum(np.maximum.reduce(sides), panes)
 
 
@@ -135,7 +139,7 @@ def _star(random: _Random, u: Ints, v: Ints, radius: Ints) -> Ints:
         beyond = np.maximum(u * 207 - v * 150, 0) >> 7  # sine and cosine of 54 degrees
         u, v = u - (beyond * 207 >> 8), v + (beyond * 150 >> 8)
     u = np.abs(u)
-    cuts = GAP - np.minimum(u, (v * 150 - u * 207) >> 8)
+    cuts = _gap(radius) - np.minimum(u, (v * 150 - u * 207) >> 8)
     return np.maximum((u * 228 + (v - radius) * 116) >> 8, cuts)  # cosine and sine of 27 degrees
 
 
@@ -287,7 +291,7 @@ def _scenes(
         ("seed", seed, range(2**64)),
         ("side", side, range(16, 257)),
     ):
-        if not isinstance(value, int | np.integer) or value not in allowed:
+        if not isinstance(value, int | np.integer) or int(value) not in allowed:
             numbers = f"{allowed[0]} to {allowed[-1]}"
             raise InputError(f"{name}: is {value!r}, allowed: a whole number of {numbers}")
     try:
@@ -341,7 +345,7 @@ def draw(
 
     ``object_size``: smallest and largest diameter of the circle around the object, as fractions of the side;
     it changes the object, not the clutter. ``side``: in pixels; it changes the resolution, not the scene.
-    ``return_mask``: also where the object is, (side, side) bool: inside its outline, or within the extent of
+    ``return_mask``: also where the object is, (side, side) bool: what a shape paints, or all of the extent of
     its texture. Raises ``InputError`` for a split, a number or a size that is not allowed.
 
     >>> image, label = draw(5)

@@ -10,6 +10,7 @@ import torch
 
 from pglearn import InputError
 from pglearn.defenses import DEFENSES, Aggregate, Defense, Logits, Sum, WindowMask, box_sums, decimal
+from pglearn.geometry import Windows, all_windows
 
 INTEGERS = [
     torch.int8,
@@ -124,10 +125,12 @@ def test_large_integers_are_taken_as_they_are():
 
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.float32])
-def test_units_are_as_narrow_as_their_sums_allow(dtype):
-    fits, not_quite = torch.zeros(1, 1, 3, 7, dtype=dtype), torch.zeros(1, 1, 4, 4, dtype=dtype)
-    assert Logits("1", str((2**31 - 1) // 21))(fits).dtype == torch.int32
-    assert Logits("1", str(2**31 // 16))(not_quite).dtype == torch.int64
+@pytest.mark.parametrize(("rows", "columns"), [(3, 7), (7, 3), (4, 4), (1, 1)])
+def test_units_are_as_narrow_as_their_sums_allow(dtype, rows, columns):
+    maps = torch.zeros(1, 1, rows, columns, dtype=dtype)
+    fits = (2**31 - 1) // (rows * columns)
+    assert Logits("1", str(fits))(maps).dtype == torch.int32
+    assert Logits("1", str(fits + 1))(maps).dtype == torch.int64
 
 
 def plain_box_sums(maps: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -281,6 +284,42 @@ def test_a_monotone_aggregate_needs_nothing_but_scores(aggregate):
         reached.append(aggregate.scores(attacked))
     assert torch.equal(low, torch.stack(reached).amin(0))
     assert torch.equal(high, torch.stack(reached).amax(0))
+
+
+@pytest.mark.parametrize("classes", [4, 40])
+@pytest.mark.parametrize("threshold", ["0", "0.3"])
+@pytest.mark.parametrize("wrap", [False, True])
+def test_everything_is_computed_where_the_evidence_lies(classes, threshold, wrap):
+    """Under another default device, a tensor made without naming the evidence's own fails, as on a GPU."""
+    units, _ = maps_and_rows(7, classes, 4, 5, 9)
+    labels = torch.tensor([1])
+    aggregate = WindowMask(2, 3, threshold, wrap)
+    windows = [all_windows(2, 3, 4, 5, wrap), Windows(1, 2, (0, 3), (1, 3))]
+
+    def everything() -> list[torch.Tensor]:
+        found = [aggregate.margins(units, labels, 9, window, 2) for window in windows]
+        return [*found, *aggregate.outcome(units, labels, 2), *aggregate.outcome(units, None)]
+
+    expected = everything()
+    with torch.device("meta"):
+        found = everything()
+    assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize("aggregate", [Sum(), WindowMask(1, 1), WindowMask(1, 1, "0.3", True)])
+def test_one_rival_is_enough_unless_told_otherwise(aggregate):
+    for classes in (4, 40):
+        units, _ = maps_and_rows(8, classes, 3, 3, 9)
+        labels, windows = torch.tensor([2]), all_windows(1, 1, 3, 3)
+        one, two = (aggregate.margins(units, labels, 9, windows, k) for k in (1, 2))
+        assert torch.equal(aggregate.margins(units, labels, 9, windows), one)
+        assert not torch.equal(one, two)
+        scores = aggregate.scores(units)[0].tolist()
+        second = scores.index(sorted(scores)[-2])
+        assert aggregate.outcome(units, torch.tensor([second]))[1].tolist() == [False]
+        assert aggregate.outcome(units, torch.tensor([second]), 2)[1].tolist() == [
+            scores.count(max(scores)) == 1
+        ]
 
 
 def test_sum():
