@@ -108,7 +108,7 @@ def main() -> None:
 
 
 def peak() -> float:
-    """Peak memory of certifying a batch of 1000x26x26 evidence, in a process of its own, in batches (Linux)."""
+    """Peak memory of certifying 1000x26x26 evidence, in a process of its own, in batches (Linux)."""
     code = """
         import torch
         from benchmarks.__main__ import TOP, WindowMask, all_windows, certify_units

@@ -1,4 +1,4 @@
-"""Provable defenses against adversarial patches: PatchGuard and its appendix, small enough to read in an evening."""
+"""Provable defenses against adversarial patches: PatchGuard with its appendix, to be read in an evening."""
 
 from pglearn.errors import InputError
 

@@ -355,7 +355,7 @@ def probe(model: nn.Module, height: int, width: int, channels: int = 3) -> Geome
     """
     import torch
 
-    mode = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
@@ -378,5 +378,6 @@ def probe(model: nn.Module, height: int, width: int, channels: int = 3) -> Geome
                         readers[cell].append(pixel)
             axes.append(Axis(pixels, tuple((r[0], r[-1] + 1) if r else (0, 0) for r in readers)))
     finally:
-        model.train(mode)
+        for module, mode in modes:
+            module.training = mode
     return Geometry(*axes)

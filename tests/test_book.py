@@ -85,7 +85,7 @@ chapters = pytest.mark.parametrize("name", CHAPTERS)
 
 
 def test_the_book_is_the_listed_chapters() -> None:
-    assert sorted(path.stem for path in BOOK.glob("*.ipynb")) == sorted(CHAPTERS)
+    assert sorted(path.stem for path in BOOK.glob("[!.]*.ipynb")) == sorted(CHAPTERS)
     assert (BOOK / "notation.md").is_file()
 
 

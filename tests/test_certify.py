@@ -144,6 +144,14 @@ def cases(draw, side: int = 5, classes: tuple[int, int] = (2, 5), images: int = 
 def agrees(case: Case) -> Certificate:
     """Prediction, clean, certified, margin and worst window of every image equal the oracle's."""
     found = case.certificate()
+    assert (
+        len(found.prediction)
+        == len(found.clean)
+        == len(found.certified)
+        == len(found.worst)
+        == len(case.labels)
+    )
+    assert found.margin == found.margin_units.tolist()
     for i, expected in enumerate(case.verdicts()):
         assert found.prediction[i] == expected.prediction
         assert found.clean[i] == expected.clean
@@ -527,21 +535,69 @@ def test_windows_that_wrap_need_a_mask_that_wraps(threshold):
         )
 
 
-@pytest.mark.parametrize("top", [2**60, 2**31 // 4 - 1, 2**31 // 4])
-def test_the_largest_admitted_sums_are_exact(top):
-    case = Case(
-        torch.full((1, 3, 2, 2), top) * torch.tensor([1, 0, 1])[:, None, None],
-        [0],
-        WindowMask(1, 1),
-        [Windows(1, 1, (0, 1), (0, 1))],
-        top,
-        1,
-        False,
-    )
+@pytest.mark.parametrize("shape", [(2, 2), (4, 1), (1, 4)])
+@pytest.mark.parametrize("top", [2**60, 2**31 // 4 - 1, 2**31 // 4, 2**30])
+def test_the_largest_admitted_sums_are_exact(top, shape):
+    units = torch.full((1, 3, *shape), top) * torch.tensor([1, 0, 1])[:, None, None]
+    windows = [all_windows(1, 1, *shape)]
+    case = Case(units, [0], WindowMask(1, 1), windows, top, 1, False)
     agrees(case)
     agrees(Case(**{**vars(case), "labels": [1]}))
     if top < 2**60:
-        agrees(Case(**{**vars(case), "mask": WindowMask(1, 2, "0.9")}))
+        agrees(Case(**{**vars(case), "mask": WindowMask(*shape, "0.9")}))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+@pytest.mark.parametrize("threshold", ["0", "0.3"])
+def test_units_of_a_byte_sum_to_more_than_a_byte(dtype, threshold):
+    rng = random.Random("narrow")
+    for mask, classes in (((2, 2), 3), ((3, 3), 3), ((2, 2), 40)):
+        maps = [[a_map("close", 25, 100 if c else 127, rng) for c in range(classes)] for _ in range(2)]
+        units = torch.tensor(maps).view(2, classes, 5, 5).to(dtype)
+        agrees(Case(units, [0, 0], WindowMask(*mask, threshold), [all_windows(2, 2, 5, 5)], 127, 1, False))
+
+
+@pytest.mark.parametrize("threshold", ["0", "0.3"])
+def test_whole_sums_deceive_and_bounds_decide(threshold):
+    """The 60 greatest sums lie in the attacker's only window, none of them outside; a quiet one counts."""
+    units = torch.zeros(2, 80, 3, 3, dtype=torch.int64)
+    units[:, :60, 0, 0] = 100
+    units[:, 60:] = 1
+    units[:, 77] = 2
+    units[0, 5] = 10  # keeps 80, at T = 0 less 10
+    units[1, 5] = 0
+    units[1, 6] = 90  # so the second image's margin is far below
+    case = Case(units, [5, 5], WindowMask(1, 1, threshold), [Windows(1, 1, (0,), (0,))], 100, 1, False)
+    certificate = agrees(case)
+    assert certificate.certified.tolist() == [True, False]
+    for k in (2, 3, 20):
+        agrees(Case(**{**vars(case), "k": k}))
+
+
+def test_a_mask_apart_with_a_share_of_exactly_the_threshold_does_not_fall():
+    """The 3 holds three tenths of the evidence outside the first cell: no share above T, so it stays."""
+    units = torch.tensor([[[[0, 1, 1, 3, 1, 1, 1, 1, 1]], [[0] * 9]]])
+    for more, lower in ((0, 10), (1, 7)):
+        units[0, 0, 0, 3] = 3 + more
+        case = Case(units, [0], WindowMask(1, 1, "0.3"), [Windows(1, 1, (0,), (0,))], 20, 1, False)
+        assert agrees(case).margin_units.tolist() == [lower]
+        generic = Aggregate.margins(case.mask, units, torch.tensor([0]), 20, case.windows[0])
+        assert generic.tolist() == [[lower]]
+
+
+def test_raw_evidence_is_checked_like_units():
+    maps, defense = UNITS.double(), Defense(Logits("1", "3"), WindowMask(1, 1))
+    labels = torch.tensor([0])
+    plain = certify(maps, labels, defense, ONE)
+    assert plain.margin == certify(maps, labels, defense, ONE, 1).margin
+    assert plain.margin == certify_units(UNITS, labels, WindowMask(1, 1), ONE, 3).margin
+    with pytest.raises(InputError, match=r"^labels: run from 2 to 2, allowed: 0 to 1"):
+        certify(maps, torch.tensor([2]), defense, ONE)
+    with pytest.raises(InputError, match=r"^top-k: k is 2, allowed: 1 to 1 of 2 classes"):
+        certify(maps, labels, defense, ONE, 2)
+    three = torch.cat([maps, maps[:, 1:] + 1], 1)
+    one, two = (certify(three, labels, defense, ONE, k).margin for k in (1, 2))
+    assert certify(three, labels, defense, ONE).margin == one != two
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

@@ -217,8 +217,6 @@ def test_probe_passes_pooling_and_normalisation_in_eval_mode() -> None:
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(), nn.AvgPool2d(2, 1)
     )
     body.train()
-    body[1].eval()
-    body[1].requires_grad_(False)
     found = probe(body, 12, 10)
     assert body.training
     assert not body[1].running_mean.isnan().any()
@@ -506,6 +504,11 @@ def test_fields_through_a_resizing(
     for (start, stop), seen in zip(axis.fields, cells, strict=True):
         read = {pixel for at in seen for pixel in range(native) if matrix[at, pixel] != 0}
         assert read <= set(range(start, stop))
+
+
+def test_resizing_to_the_same_size_changes_nothing() -> None:
+    axis = receptive_field([Layer(3, 2, 1)], 12)
+    assert resampled(axis, 12) == resampled(axis, 12, "bilinear", antialias=True) == axis
 
 
 def test_probe_through_a_resizing() -> None:

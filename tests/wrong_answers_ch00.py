@@ -84,7 +84,9 @@ WRONG: dict[str, dict[str, Any]] = {
         ),
     },
     "0.4": {
-        "forgets the last window": lambda cells, w: sum(map(sum, cells)) - max(windows(cells, w, 1), default=0),
+        "forgets the last window": lambda cells, w: (
+            sum(map(sum, cells)) - max(windows(cells, w, 1), default=0)
+        ),
         "the window around the loudest cell": around_loudest,
         "removes the loudest cell only": lambda cells, w: sum(map(sum, cells)) - max(map(max, cells)),
         "removes the lightest window": lambda cells, w: sum(map(sum, cells)) - min(windows(cells, w)),

@@ -45,7 +45,11 @@ def safe(
     """The mask against the exact windows; the arguments by name put a mistake in."""
     axis = resampled(receptive_field(layers, size), native, kind)
     windows = malicious_windows(height, width, Geometry(axis, axis))
-    sides = {"longer": lambda w: max(w.height, w.width), "height": lambda w: w.height}
+    sides = {
+        "longer": lambda w: max(w.height, w.width),
+        "height": lambda w: w.height,
+        "width": lambda w: w.width,
+    }
     return (whole or mask < axis.cells) and quantifier(sides[side](w) <= mask for w in windows)
 
 
@@ -102,6 +106,7 @@ WRONG: dict[str, dict[str, Any]] = {
         "bilinear footprint": lambda *a: safe(*a, kind="bilinear"),
         "masks the whole map": lambda *a: safe(*a, whole=True),
         "looks at the height only": lambda *a: safe(*a, side="height"),
+        "looks at the width only": lambda *a: safe(*a, side="width"),
         "one window is enough": lambda *a: safe(*a, quantifier=any),
         "never safe": lambda *a: False,
     },

@@ -35,6 +35,11 @@ def _by_equation_1(layers: Any, image: int, patch: int) -> float:
     return float((window_size(patch, axis.size, axis.stride) / axis.cells) ** 2)
 
 
+def _cut_to_the_map(layers: Any, image: int, patch: int) -> float:
+    axis = receptive_field(layers, image)
+    return float((min(axis.cells, window_size(patch, axis.size, axis.stride)) / axis.cells) ** 2)
+
+
 def _one_axis(layers: Any, image: int, patch: int) -> float:
     axis = receptive_field(layers, image)
     spans = (range(image - patch + 1), axis.fields)
@@ -60,6 +65,9 @@ WRONG: dict[str, dict[str, Any]] = {
         "divides by the largest cell": lambda m, h, w: (
             float(box_sums(m, h, w).max()) / max(1e-9, float(m.max()))
         ),
+        "dodges the empty map with a clamp": lambda m, h, w: float(
+            box_sums(m, h, w).max() / m.sum().clamp(min=1)
+        ),
         "transposed window": lambda m, h, w: float(box_sums(m.T, h, w).max()) / max(1e-9, float(m.sum())),
         "not a number on an empty map": lambda m, h, w: float(box_sums(m, h, w).max() / m.sum()),
         "share of the mean window": lambda m, h, w: (
@@ -68,6 +76,7 @@ WRONG: dict[str, dict[str, Any]] = {
     },
     "3.4": {
         "Eq. 1, whatever the border": _by_equation_1,
+        "Eq. 1, cut to the map": _cut_to_the_map,
         "along one axis": _one_axis,
         "pixels instead of cells": lambda layers, image, patch: (patch / image) ** 2,
     },

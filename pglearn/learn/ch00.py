@@ -65,7 +65,9 @@ def best_place(answer: Callable[[Callable[[int, int], float], int, int, int], tu
 @exercise("0.4", stars=2, minutes=10)
 def masked_sum(answer: Callable[[list[list[int]], int], int]) -> None:
     random = torch.Generator().manual_seed(0)
-    maps = [torch.randint(0, 9, shape, generator=random).tolist() for shape in ((4, 4), (3, 6), (6, 3), (5, 5))]
+    maps = [
+        torch.randint(0, 9, shape, generator=random).tolist() for shape in ((4, 4), (3, 6), (6, 3), (5, 5))
+    ]
     cases = [
         ([[0, 0, 0], [0, 7, 0], [0, 0, 1]], 2),
         ([[9, 0, 0, 0], [0, 0, 0, 0], [0, 0, 4, 4], [0, 0, 4, 4]], 2),  # not around the heaviest cell

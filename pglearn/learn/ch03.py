@@ -46,9 +46,12 @@ def share(answer: Callable[[Tensor, int, int], float]) -> None:
         return float(box_sums(evidence_map, height, width).max()) / total if total else 0.0
 
     maps = [torch.eye(4, dtype=torch.float64), *(_evidence(seed, 4, 6).clamp(min=0) for seed in range(3))]
-    maps.append(torch.zeros(3, 3, dtype=torch.float64))
+    maps += [
+        torch.zeros(3, 3, dtype=torch.float64),
+        torch.tensor([[0.2, 0.1, 0.0], [0.0, 0.1, 0.0], [0.0, 0.0, 0.3]]),
+    ]
     windows = ((1, 1), (2, 2), (1, 3), (3, 2))
-    compare(answer, reference, [(m, h, w) for m in maps for h, w in windows], tolerance=1e-9)
+    compare(answer, reference, [(m, h, w) for m in maps for h, w in windows], tolerance=1e-6)
 
 
 @exercise("3.4", stars=3, minutes=20)
@@ -64,8 +67,13 @@ def exposed(answer: Callable[[list[Layer], int, int], float]) -> None:
         [Layer(9, 8)],
         [Layer(3, 4)],
         [Layer(3, 1, 1), Layer(3, 1, 1)],
+        [Layer(2, 1, 2), Layer(1, 2)],
     ]
-    cases = [(layers, image, patch) for layers in designs for image, patch in ((32, 5), (64, 9), (20, 12))]
+    cases = [
+        (layers, image, patch)
+        for layers in designs
+        for image, patch in ((32, 5), (64, 9), (20, 12), (12, 12))
+    ]
     compare(answer, reference, cases, tolerance=1e-9)
     if answer([Layer(3)], 8, 8) != 1:
         raise Wrong("a patch as large as the image reaches every cell, so the share is 1")
