@@ -327,14 +327,14 @@ class WindowMask(Aggregate):
         totals[images, labels] = -1
         count = max(k, _FIRST_RIVALS)
         if units.shape[1] <= 2 * count:  # few classes: all at once, without a copy
-            return (lower - self._rival(units, totals, labels, top, windows, k)).flatten(1).long()
+            return (lower - self._rival(units, totals, top, windows, k)).flatten(1).long()
         margins = torch.empty_like(lower, dtype=torch.int64)
         todo = images
         while len(todo):
             for part in _split(todo, count, units):
                 weights, rivals = totals[part].topk(count)
                 chosen = units[part[:, None], rivals]  # (n, count, H, W)
-                margins[part] = (lower[part] - self._rival(chosen, weights, None, top, windows, k)).long()
+                margins[part] = (lower[part] - self._rival(chosen, weights, top, windows, k)).long()
             # A class lowers the smallest margin only if its bound passes `needed`, and no bound passes that
             # of its whole total.
             needed = lower[todo].flatten(1).amin(1) - margins[todo].flatten(1).amin(1)
@@ -360,30 +360,27 @@ class WindowMask(Aggregate):
             heaviest = heaviest.where(heaviest.long() * whole > out.long() * part, meeting)
         return _placed(out - heaviest, windows)
 
-    def _rival(
-        self, maps: Tensor, totals: Tensor, labels: Tensor | None, top: int, windows: Windows, k: int
-    ) -> Tensor:
-        """k-th largest of the upper bounds (N, R, Q) of ``bounds`` among classes' maps (N, K, H, W),
-        ``labels`` left out.
+    def _rival(self, maps: Tensor, totals: Tensor, top: int, windows: Windows, k: int) -> Tensor:
+        """k-th largest of the upper bounds (N, R, Q) of ``bounds`` among classes' maps (N, K, H, W).
+
+        A label's own class is left out by giving its total as -1: its bound is then below 0.
         """
+        part, _ = self._share
         out = totals[..., None, None] - box_sums(maps, windows.height, windows.width)  # (N, K, P, Q)
         filled = out + windows.height * windows.width * top
         if (windows.height, windows.width) == (
             self.height,
             self.width,
-        ):  # the one mask over the window leaves ``out``
-            upper = torch.minimum(self._inflated(out), filled) if self._share[0] else out
+        ):  # its one covering mask leaves ``out``
+            upper = torch.minimum(self._inflated(out), filled) if part else out
+        elif part:
+            held, _ = _heaviest_outside(maps.flatten(0, 1), windows, self.height, self.width, covering=True)
+            upper = torch.minimum(self._inflated(out - held.view_as(out)), filled)
         else:
-            flat = maps.flatten(0, 1)
-            if self._share[0]:
-                covering, _ = _heaviest_outside(flat, windows, self.height, self.width, covering=True)
-                upper = torch.minimum(self._inflated(out - covering.view_as(out)), filled)
-            else:
-                upper = filled - torch.maximum(
-                    *_heaviest_outside(flat, windows, self.height, self.width, top)
-                ).view_as(out)
-            if labels is not None:
-                upper[torch.arange(len(upper)), labels] = -1
+            held = torch.maximum(
+                *_heaviest_outside(maps.flatten(0, 1), windows, self.height, self.width, top)
+            )
+            upper = filled - held.view_as(out)
         return _placed(_kth_largest(upper, k), windows)
 
 
