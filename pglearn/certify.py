@@ -155,6 +155,8 @@ def certify(
     :func:`certify_units`.
     """
     transform = defense.transform
+    if maps.is_complex() or maps.dtype == torch.bool:
+        raise InputError(f"maps: are of type {maps.dtype}, allowed: integers and floating point")
     _check(tuple(maps.shape), labels, defense.aggregate, windows, transform.top, k)
     step = decimal("step", transform.step)
     return _chunked(transform, maps, labels, defense.aggregate, windows, transform.top, k, step)

@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pglearn.errors import InputError
 
@@ -20,6 +20,9 @@ __all__ = ["main"]
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
 
@@ -85,8 +88,8 @@ def _certify(args: argparse.Namespace) -> None:
     certificate = certify_file(file, defense, windows, args.top_k, device)
     if args.patch and file.geometry:
         _warn(file.geometry)
-    if all(window.height == file.shape[2] and window.width == file.shape[3] for window in windows):
-        print("pglearn: the malicious window is the whole map: nothing can be certified", file=sys.stderr)
+    if any(window.height == file.shape[2] and window.width == file.shape[3] for window in windows):
+        print("pglearn: a malicious window is the whole map: nothing can be certified", file=sys.stderr)
     parameters = {
         "defense": args.defense,
         "transform": "logits",
@@ -195,7 +198,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser("pglearn", description="Provable defenses against adversarial patches.")
+    parser = _Parser(prog="pglearn", description="Provable defenses against adversarial patches.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
 
     about = "Certify evidence maps: which predictions no patch can change."
@@ -330,4 +333,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return args.run(args) or 0
     except InputError as error:
         print(f"pglearn: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a file name that no system takes, an output that is full or closed
+        print(f"pglearn: {error.strerror or error}: {error.filename or 'output'}"[:300], file=sys.stderr)
         return 2

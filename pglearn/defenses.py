@@ -13,9 +13,10 @@ exact.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from fractions import Fraction
 
 import torch
@@ -32,10 +33,8 @@ _FIRST_RIVALS = 16
 
 def decimal(name: str, text: str | float) -> Fraction:
     """The number that was typed, exactly; ``InputError`` for anything else, NaN and infinity included."""
-    try:
-        value = Decimal(str(text))
-    except InvalidOperation:
-        value = Decimal("nan")
+    typed = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", str(text), flags=re.ASCII)
+    value = Decimal(str(text)) if typed else Decimal("nan")
     if not value.is_finite() or abs(value.adjusted()) > 60:
         raise InputError(f"{name}: is {text}, allowed: a decimal number")
     return Fraction(value)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
+from itertools import chain, pairwise
 from math import ceil, floor
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +111,7 @@ class Geometry:
             for name in ("rows", "columns"):
                 image, fields = parsed[name]["image"], parsed[name]["fields"]
                 fields = tuple((start, stop) for start, stop in fields)
-                if not fields or not all(type(v) is int for v in (image, *sum(fields, ()))) or image < 1:
+                if not fields or not all(type(v) is int for v in (image, *chain(*fields))) or image < 1:
                     raise ValueError("pixels must be integers, and at least one field given")
                 if any(stop < start for start, stop in fields):
                     raise ValueError("a field ends before it starts")
@@ -160,11 +160,12 @@ def receptive_field(layers: Iterable[Layer], image: int) -> Axis:
 
 
 def layers_of(module: nn.Module, axis: int = 0) -> list[Layer]:
-    """The convolution and pooling layers of a *sequential* module along one axis (0: rows, 1: columns), in
+    """The convolution and pooling layers of an ``nn.Sequential`` along one axis (0: rows, 1: columns), in
     order.
 
-    Activations, batch normalization and dropout act on single cells and are passed over. Anything else that
-    may look further is an ``InputError``: such a network, or one with branches, needs :func:`probe`.
+    Nested sequences are followed. Activations, batch normalization with running statistics and dropout act on
+    single cells and are passed over. Anything else may look further and is an ``InputError``: use
+    :func:`probe`.
     """
     from torch import nn
 
@@ -175,23 +176,18 @@ def layers_of(module: nn.Module, axis: int = 0) -> list[Layer]:
     def along(value: Any) -> int:
         return value if isinstance(value, int) else value[axis]
 
-    layers = []
-    for layer in module.modules():
-        if (
-            isinstance(layer, kernels)
-            and not isinstance(layer.padding, str)
-            and not getattr(layer, "ceil_mode", 0)
-        ):
-            dilation = along(getattr(layer, "dilation", 1))
-            layers.append(
-                Layer(along(layer.kernel_size), along(layer.stride), along(layer.padding), dilation)
-            )
-        elif not isinstance(layer, passed) and not any(True for _ in layer.children()):
-            raise InputError(
-                f"module: {layer!r:.50} is not known to be local, allowed: convolution, pooling, layers that "
-                "act on single cells; for others use probe"
-            )
-    return layers
+    if type(module) is nn.Sequential:  # a subclass may do anything in its forward
+        return [layer for child in module for layer in layers_of(child, axis)]
+    plain = getattr(module, "padding_mode", "zeros") == "zeros" and not getattr(module, "ceil_mode", False)
+    if type(module) in kernels and plain and not isinstance(module.padding, str):
+        sizes = module.kernel_size, module.stride, module.padding, getattr(module, "dilation", 1)
+        return [Layer(*map(along, sizes))]
+    if type(module) in passed and getattr(module, "running_mean", 0) is not None:
+        return []
+    raise InputError(
+        f"module: {type(module).__name__} is not known to be local, allowed: nn.Sequential of convolution, "
+        "pooling and layers that act on single cells; for others use probe"
+    )
 
 
 def attention_counts(layers: Iterable[Layer]) -> list[int]:
@@ -315,7 +311,13 @@ def _maximal_intervals(axis: Axis, patch: int) -> dict[int, list[int]]:
     """Length -> starts of the intervals of cells that a patch can touch and that no other such interval
     contains.
     """
-    found = {touched(axis, start, patch) for start in range(axis.image - patch + 1)} - {(0, 0)}
+    last = axis.image - patch
+    changes = {
+        0,
+        *(a - patch + 1 for a, _ in axis.fields),
+        *(b for _, b in axis.fields),
+    }  # where a field is met or left
+    found = {touched(axis, start, patch) for start in changes if 0 <= start <= last} - {(0, 0)}
     kept = [a for a in found if not any(b != a and b[0] <= a[0] and a[1] <= b[1] for b in found)]
     lengths: dict[int, list[int]] = {}
     for first, stop in sorted(kept):

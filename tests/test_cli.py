@@ -266,7 +266,7 @@ def test_a_window_as_large_as_the_map_certifies_nothing(file, capsys):
     assert main(["certify", str(path), "--defense", "mask", "--window", "1x4", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["per_image"]["certified"] == [False]
-    assert err == "pglearn: the malicious window is the whole map: nothing can be certified\n"
+    assert err == "pglearn: a malicious window is the whole map: nothing can be certified\n"
 
 
 def test_fields_that_see_everything_certify_nothing(file, capsys):
@@ -368,6 +368,10 @@ GOOD = ["--defense", "mask", "--window", "1x1"]
             [*GOOD, "--window", "1x3", "--patches", "2", "--within", "1x2"],
             "--within: is 1x2, allowed: at least as",
         ),
+        ([*GOOD, "--step", "1__0"], "step: is 1__0, allowed: a decimal number"),
+        ([*GOOD, "--clip-high", "6_4_"], "clip_high: is 6_4_, allowed: a decimal number"),
+        ([*GOOD, "--detection-threshold", "1__e-1"], "detection threshold: is 1__e-1, allowed: a decimal"),
+        ([*GOOD, "--top", "1"], "unrecognized arguments: --top 1"),
         ([*GOOD, "--unlabeled-twice"], "unrecognized arguments: --unlabeled-twice"),
         (["--defense", "mask", "--window", "1x4", "--detection-threshold", "2"], "detection threshold: is 2"),
     ],
@@ -437,6 +441,7 @@ def test_what_is_no_file_is_one_line(tmp_path, refused, file):
         f"FILE: {tmp_path / 'none'} is not a file"
     )
     assert refused("certify", str(tmp_path), *GOOD).startswith(f"FILE: {tmp_path} is not a file")
+    assert refused("certify", str(tmp_path / ("x" * 300)), *GOOD).startswith("File name too long: ")
     path = file(MAPS, [0, 0, 1])
     os.truncate(path, path.stat().st_size - 8)
     assert refused("certify", str(path), *GOOD).startswith(f"FILE: {path} is no complete safetensors file")

@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from pglearn import geometry
 from pglearn.errors import InputError
 from pglearn.geometry import (
     Axis,
@@ -643,3 +644,47 @@ def test_bad_input_is_one_clear_line(call: object, message: str) -> None:
     with pytest.raises(InputError) as caught:
         call()  # type: ignore[operator]
     assert str(caught.value) == message
+
+
+def _nets_that_look_further() -> dict[str, nn.Module]:
+    pool = nn.MaxPool2d(3, 1, 1)
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = nn.Conv2d(3, 3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.convolution(x) * x.mean()
+
+    class Twice(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(super().forward(x))
+
+    return {
+        "circular": nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular"),
+        "statistics of the image": nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)),
+        "own forward": nn.Sequential(Own()),
+        "a sequence that is more": Twice(pool),
+        "transposed": nn.ConvTranspose2d(3, 3, 3),
+        "ceil mode": nn.MaxPool2d(3, 2, ceil_mode=True),
+        "global": nn.AdaptiveAvgPool2d(1),
+    }
+
+
+@pytest.mark.parametrize("name", _nets_that_look_further())
+def test_layers_of_refuses_what_may_look_further(name: str) -> None:
+    with pytest.raises(InputError, match=r"module: .* use probe"):
+        geometry.layers_of(_nets_that_look_further()[name])
+
+
+def test_layers_of_counts_a_module_as_often_as_it_is_used() -> None:
+    pool = nn.MaxPool2d(3, 1, 1)
+    network = nn.Sequential(pool, nn.Sequential(pool, nn.ReLU()), pool)
+    assert geometry.layers_of(network) == [geometry.Layer(3, 1, 1)] * 3
+
+
+def test_huge_images_in_a_geometry_do_not_take_forever() -> None:
+    axis = geometry.Axis(10**18, ((0, 9), (4, 13), (8, 10**18)))
+    windows = geometry.malicious_windows(5, 5, geometry.Geometry(axis, axis))
+    assert [(w.height, w.width, w.rows, w.columns) for w in windows] == [(3, 3, (0,), (0,))]
