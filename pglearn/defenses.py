@@ -29,6 +29,7 @@ __all__ = ["DEFENSES", "Aggregate", "Defense", "Logits", "Sum", "WindowMask", "b
 
 _LARGEST_SUM = 2**62
 _FIRST_RIVALS = 16
+_FIT_INT32 = (torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32)
 
 
 def decimal(name: str, text: str | float) -> Fraction:
@@ -74,10 +75,9 @@ class Logits:
         """
         cells = maps.shape[-2] * maps.shape[-1]
         kind = torch.int32 if self.top * cells < 2**31 else torch.int64
-        if not maps.is_floating_point() and float(self.step) == 1:
-            if maps.dtype in (torch.int8, torch.uint8, torch.int16):
-                maps = maps.to(torch.int32)
-            return maps.clamp(0, self.top).to(kind)
+        if not maps.is_floating_point() and maps.dtype != torch.uint64 and float(self.step) == 1:
+            wide = kind if maps.dtype in _FIT_INT32 else torch.int64
+            return maps.to(wide).clamp(0, self.top).to(kind)
         return (
             (maps.double().nan_to_num(nan=0.0).clamp(0, float(self.clip_high)) / float(self.step))
             .round()
