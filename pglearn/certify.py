@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pglearn.defenses import Aggregate, Defense, decimal
+from pglearn.defenses import Aggregate, Defense, cells_at_once, decimal
 from pglearn.errors import InputError
 from pglearn.evidence import EvidenceFile
 from pglearn.geometry import Windows
@@ -131,13 +131,7 @@ def certify_units(
     all ``windows``. Raises ``InputError`` on anything that would make the certificate meaningless.
     """
     _check(tuple(units.shape), labels, aggregate, windows, top, k)
-    if units.is_floating_point() or units.dtype not in (
-        torch.int8,
-        torch.uint8,
-        torch.int16,
-        torch.int32,
-        torch.int64,
-    ):
+    if units.dtype not in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64):
         raise InputError(
             f"units: are {units.dtype}, allowed: integers; a transform makes them from raw evidence"
         )
@@ -173,7 +167,7 @@ def _chunked(
     step: Fraction,
 ) -> Certificate:
     corners = torch.tensor([(r, c, w.height, w.width) for w in windows for r in w.rows for c in w.columns])
-    chunk = max(32, (2**19 if maps.device.type == "cpu" else 2**26) // maps[0].numel())
+    chunk = max(32, cells_at_once(maps.device) // maps[0].numel())
     parts = []
     for start in range(0, len(maps), chunk):
         units = transform(maps[start : start + chunk])

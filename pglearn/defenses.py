@@ -188,10 +188,15 @@ def _wide(units: Tensor) -> Tensor:
     return units if units.dtype in (torch.int32, torch.int64) else units.to(torch.int64)
 
 
+def cells_at_once(device: torch.device) -> int:
+    """How many cells to work on together: few enough for a processor's cache, enough to fill a GPU."""
+    return 2**19 if device.type == "cpu" else 2**26
+
+
 def _split(images: Tensor, count: int, units: Tensor) -> tuple[Tensor, ...]:
     """Indices of images in parts whose ``count`` maps each stay in a processor's cache."""
     cells = count * units.shape[2] * units.shape[3]
-    return images.split(max(1, (2**19 if units.device.type == "cpu" else 2**26) // cells))
+    return images.split(max(1, cells_at_once(units.device) // cells))
 
 
 def _kth_largest(scores: Tensor, k: int) -> Tensor:
