@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 
 from pglearn.defenses import Aggregate, Defense, cells_at_once, decimal
 from pglearn.errors import InputError
-from pglearn.evidence import EvidenceFile
-from pglearn.geometry import Windows
+from pglearn.evidence import Evidence, EvidenceFile
+from pglearn.geometry import Windows, all_windows, malicious_windows
 
-__all__ = ["Certificate", "certify", "certify_file", "certify_units", "rate"]
+__all__ = ["Certificate", "certify", "certify_file", "certify_units", "rate", "threat"]
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,17 @@ class Certificate:
     clean: Tensor
     """(N,) bool: fewer than k other classes score at least as much as the label."""
     certified: Tensor
-    """(N,) bool: that stays so whatever the attacker writes into any one malicious window."""
+    """(N,) bool: that stays so whatever the attacker writes into any malicious window (or ``patches`` of
+    them).
+    """
     margin_units: Tensor
-    """(N,) int64: the smallest margin over all malicious windows, in units of the transform."""
+    """(N,) int64: the smallest margin over all malicious windows, in units of the transform; with several
+    patches at most that.
+    """
     worst: Tensor
-    """(N, 4) int64: top, left, height, width of a window with that margin (the first one)."""
+    """(N, 4) int64: top, left, height, width of a window with that margin (the first one); -1 with several
+    patches.
+    """
     step: Fraction = Fraction(1)
     """Evidence of one unit."""
 
@@ -75,6 +81,22 @@ def rate(hits: int, total: int) -> str:
     return f"{hits} of {total} images, {100 * share:.1f} % [{low:.1f} %, {high:.1f} %]"
 
 
+def threat(
+    source: Evidence | EvidenceFile,
+    patch: Sequence[tuple[int, int]] | None = None,
+    window: Sequence[tuple[int, int]] | None = None,
+) -> list[Windows]:
+    """The malicious windows of an attacker who picks any of the shapes (height, width): each ``patch`` in
+    image pixels, through the geometry of ``source``, or each ``window`` in feature positions.
+    """
+    if not patch:
+        height, width = (source.shape if isinstance(source, EvidenceFile) else source.maps.shape)[2:]
+        return [all_windows(*shape, height, width, source.wrap) for shape in window or ()]
+    if source.geometry is None:
+        raise InputError("--patch: the file carries no geometry, allowed: --window HxW, in feature positions")
+    return [windows for shape in patch for windows in malicious_windows(*shape, source.geometry)]
+
+
 def _check(
     shape: tuple[int, ...],
     labels: Tensor | None,
@@ -82,6 +104,7 @@ def _check(
     windows: Sequence[Windows],
     top: int,
     k: int,
+    patches: int,
 ) -> None:
     if len(shape) != 4 or 0 in shape:
         raise InputError(f"evidence: has shape {tuple(shape)}, allowed: (N, C, H, W), none of them 0")
@@ -113,7 +136,9 @@ def _check(
             raise InputError(
                 f"window: {window.height}x{window.width}, allowed: from 1x1 to the map's {height}x{width}"
             )
-    aggregate.check(top, height, width, windows)
+    if patches < 1:
+        raise InputError(f"patches: is {patches}, allowed: 1 or more")
+    aggregate.check(top, height, width, windows, patches)
 
 
 def certify_units(
@@ -123,14 +148,16 @@ def certify_units(
     windows: Sequence[Windows],
     top: int,
     k: int = 1,
+    patches: int = 1,
 ) -> Certificate:
     """Certify fixed-point evidence: ``units`` (N, C, H, W), integers of ``0 .. top``, as a transform gives
     them.
 
     ``labels`` (N,) int64, or ``None`` to certify the defended prediction itself. The attacker owns any one of
-    all ``windows``. Raises ``InputError`` on anything that would make the certificate meaningless.
+    all ``windows``, or with ``patches`` any so many of them, overlapping or not. Raises
+    ``InputError`` on anything that would make the certificate meaningless.
     """
-    _check(tuple(units.shape), labels, aggregate, windows, top, k)
+    _check(tuple(units.shape), labels, aggregate, windows, top, k, patches)
     if units.dtype not in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64):
         raise InputError(
             f"units: are {units.dtype}, allowed: integers; a transform makes them from raw evidence"
@@ -139,11 +166,18 @@ def certify_units(
     if low < 0 or high > top:
         raise InputError(f"units: run from {low} to {high}, allowed: 0 to top = {top}")
     exact = torch.int32 if top * units.shape[2] * units.shape[3] < 2**31 else torch.int64
-    return _chunked(lambda part: part.to(exact), units, labels, aggregate, windows, top, k, Fraction(1))
+    return _chunked(
+        lambda part: part.to(exact), units, labels, aggregate, windows, top, k, patches, Fraction(1)
+    )
 
 
 def certify(
-    maps: Tensor, labels: Tensor | None, defense: Defense, windows: Sequence[Windows], k: int = 1
+    maps: Tensor,
+    labels: Tensor | None,
+    defense: Defense,
+    windows: Sequence[Windows],
+    k: int = 1,
+    patches: int = 1,
 ) -> Certificate:
     """Certify raw evidence ``maps`` (N, C, H, W) of any real type under ``defense``; see
     :func:`certify_units`.
@@ -151,9 +185,9 @@ def certify(
     transform = defense.transform
     if maps.is_complex() or maps.dtype == torch.bool:
         raise InputError(f"maps: are of type {maps.dtype}, allowed: integers and floating point")
-    _check(tuple(maps.shape), labels, defense.aggregate, windows, transform.top, k)
+    _check(tuple(maps.shape), labels, defense.aggregate, windows, transform.top, k, patches)
     step = decimal("step", transform.step)
-    return _chunked(transform, maps, labels, defense.aggregate, windows, transform.top, k, step)
+    return _chunked(transform, maps, labels, defense.aggregate, windows, transform.top, k, patches, step)
 
 
 def _chunked(
@@ -164,6 +198,7 @@ def _chunked(
     windows: Sequence[Windows],
     top: int,
     k: int,
+    patches: int,
     step: Fraction,
 ) -> Certificate:
     corners = torch.tensor([(r, c, w.height, w.width) for w in windows for r in w.rows for c in w.columns])
@@ -174,17 +209,21 @@ def _chunked(
         given = None if labels is None else labels[start : start + chunk].to(units.device)
         prediction, clean = aggregate.outcome(units, given, k)
         target = prediction if given is None else given
-        margins = torch.cat([aggregate.margins(units, target, top, window, k) for window in windows], 1)
-        margin = margins.amin(1)
-        places = torch.arange(len(corners), device=margins.device)
-        first = places.where(margins == margin[:, None], len(corners)).amin(1).cpu()
+        if patches > 1:
+            margin = aggregate.margin_of_many(units, target, top, windows, k, patches)
+            worst = corners.new_full((len(units), 4), -1)
+        else:
+            margins = torch.cat([aggregate.margins(units, target, top, window, k) for window in windows], 1)
+            margin = margins.amin(1)
+            places = torch.arange(len(corners), device=margins.device)
+            worst = corners[places.where(margins == margin[:, None], len(corners)).amin(1).cpu()]
         parts.append(
             Certificate(
                 prediction=prediction.cpu(),
                 clean=clean.cpu(),
                 certified=(margin > 0).cpu(),
                 margin_units=margin.cpu(),
-                worst=corners[first],
+                worst=worst,
                 step=step,
             )
         )
@@ -197,6 +236,7 @@ def certify_file(
     windows: Sequence[Windows],
     k: int = 1,
     device: str | torch.device = "cpu",
+    patches: int = 1,
 ) -> Certificate:
     """Certify an evidence file batch by batch, however large; without labels where it was opened
     ``unlabelled``.
@@ -208,7 +248,9 @@ def certify_file(
     )
     return Certificate.join(
         [
-            certify(maps.to(device), None if labels is None else labels.to(device), defense, windows, k)
+            certify(
+                maps.to(device), None if labels is None else labels.to(device), defense, windows, k, patches
+            )
             for maps, labels in batches
         ]
     )

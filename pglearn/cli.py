@@ -14,7 +14,6 @@ from pglearn.errors import InputError
 
 if TYPE_CHECKING:
     from pglearn.data import ImageSet
-    from pglearn.geometry import Geometry
 
 __all__ = ["main"]
 
@@ -40,68 +39,62 @@ def _by(shape: Sequence[int]) -> str:
 def _certify(args: argparse.Namespace) -> None:
     import torch
 
-    from pglearn.certify import certify_file, rate
-    from pglearn.defenses import DEFENSES, Defense
+    from pglearn.certify import certify_file, rate, threat
+    from pglearn.defenses import TopMask, WindowMask, make_defense
     from pglearn.evidence import EvidenceFile, sha256
-    from pglearn.geometry import Windows, all_windows, malicious_windows
 
     file = EvidenceFile(args.FILE, unlabelled=args.unlabelled)
     shapes: list[tuple[int, int]] = args.window or args.patch
-    if args.patches < 1:
-        raise InputError(f"--patches: is {args.patches}, allowed: 1 or more")
+    patches = args.patches
+    if patches < 1:
+        raise InputError(f"--patches: is {patches}, allowed: 1 or more")
     if args.within:
-        if args.patches == 1:
+        if args.defense != "mask":
+            raise InputError(
+                f"--within: not used by {args.defense}, which takes any number of patches anywhere"
+            )
+        if patches == 1:
             raise InputError("--within: holds several patches, allowed: only with --patches 2 or more")
         if any(h > args.within[0] or w > args.within[1] for h, w in shapes):
             raise InputError(
                 f"--within: is {_by(args.within)}, allowed: at least as large as each patch or window"
             )
-        shapes = [args.within]
-    elif args.patches > 1:
+        shapes, patches = [args.within], 1
+    elif patches > 1 and args.defense == "mask":
         raise InputError(
-            f"--patches: is {args.patches}, allowed with --defense mask: 1, "
-            "or --within HxW, a region that holds them all (merging)"
+            f"--patches: is {patches}, allowed with --defense mask: 1, or --within HxW, a region that holds "
+            "them all (merging); --defense features, clip and vote take any number"
         )
-    windows: list[Windows] = []
-    if args.window:
-        windows = [all_windows(*shape, file.shape[2], file.shape[3], file.wrap) for shape in shapes]
-    else:
-        if file.geometry is None:
-            raise InputError(
-                "--patch: the file carries no geometry, allowed: --window HxW, in feature positions"
-            )
-        if file.wrap:
-            raise InputError(
-                "--patch: the file's columns wrap around, allowed: --window HxW, in feature positions"
-            )
-        windows = [window for shape in shapes for window in malicious_windows(*shape, file.geometry)]
-    mask = args.mask or (max(w.height for w in windows), max(w.width for w in windows))
-    transform, aggregate = DEFENSES[args.defense]
-    typed, carried = (args.step, args.clip_high), (file.step, file.clip_high)
-    constants = {
-        name: str(own if given is None else given)
-        for name, given, own in zip(("step", "clip_high"), typed, carried, strict=True)
-        if given is not None or own is not None
-    }
-    defense = Defense(transform(**constants), aggregate(*mask, args.detection_threshold, file.wrap))
+    if args.mask and not all(1 <= side <= most for side, most in zip(args.mask, file.shape[2:], strict=True)):
+        raise InputError(f"mask: {_by(args.mask)}, allowed: from 1x1 to the map's {_by(file.shape[2:])}")
+    windows = threat(file, **{"window" if args.window else "patch": shapes})
+    named = ("mask", "detection_threshold", "step", "clip_high", "vote_threshold")
+    options = {name: getattr(args, name) for name in named}
+    defense = make_defense(args.defense, windows, patches, args.transform, file, **options)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    certificate = certify_file(file, defense, windows, args.top_k, device)
-    if args.patch and file.geometry:
-        _warn(file.geometry)
+    certificate = certify_file(file, defense, windows, args.top_k, device, patches)
+    if args.patch and file.geometry and (warning := file.geometry.warning()):
+        print(f"pglearn: {warning}", file=sys.stderr)
     if any(window.height == file.shape[2] and window.width == file.shape[3] for window in windows):
         print("pglearn: a malicious window is the whole map: nothing can be certified", file=sys.stderr)
+    transform, aggregate = defense.transform, defense.aggregate
+    mask = _by((aggregate.height, aggregate.width)) if isinstance(aggregate, WindowMask) else None
+    alpha = aggregate.alpha if isinstance(aggregate, TopMask) else None
     parameters = {
         "defense": args.defense,
-        "transform": "logits",
-        "step": defense.transform.step,
-        "clip_high": defense.transform.clip_high,
+        "transform": type(transform).__name__.lower(),
+        "step": transform.step,
+        "clip_high": getattr(transform, "clip_high", None),
+        "vote_threshold": getattr(transform, "vote_threshold", None),
+        "unit": getattr(transform, "unit", None),
         "patch": [_by(shape) for shape in args.patch] if args.patch else None,
         "window": sorted({_by((w.height, w.width)) for w in windows}),
         "placements": sum(map(len, windows)),
         "patches": args.patches,
         "within": _by(args.within) if args.within else None,
-        "mask": _by(mask),
-        "detection_threshold": args.detection_threshold,
+        "mask": mask,
+        "alpha": alpha,
+        "detection_threshold": aggregate.threshold if isinstance(aggregate, WindowMask) else None,
         "top_k": args.top_k,
         "unlabelled": args.unlabelled,
         "wrap": file.wrap,
@@ -124,21 +117,21 @@ def _certify(args: argparse.Namespace) -> None:
         }
         print(json.dumps(report))
         return
-    attacker = f"{args.patches} patches within" if args.within else "one patch of"
+    several = f"{args.patches} patches within" if args.within else f"{args.patches} patches, each"
+    attacker = "one patch of" if args.patches == 1 else several
     size = " or ".join(map(_by, shapes)) + (" pixels" if args.patch else " features")
+    about = {"mask": mask, "T =": parameters["detection_threshold"], "alpha =": alpha}
+    about |= {"threshold": parameters["vote_threshold"]}
+    settings = [f"{name} {value}" for name, value in about.items() if value is not None]
     print(f"evidence   {args.FILE}: {images} images, {file.shape[1]} classes, {_by(file.shape[2:])} features")
     print(
         f"attacker   {attacker} {size}, anywhere, any content: "
         f"{parameters['placements']} windows of {', '.join(parameters['window'])} features"
     )
-    print(f"defense    window masking, mask {_by(mask)}, T = {args.detection_threshold}, top-{args.top_k}")
+    pair = f"{args.defense} over {parameters['transform']}"
+    print(f"defense    {', '.join([pair, *settings, f'top-{args.top_k}'])}")
     for name, count in (("clean", clean), ("certified", certified)):
         print(f"{name:<10} {rate(count, images)}")
-
-
-def _warn(geometry: Geometry) -> None:
-    if warning := geometry.warning():
-        print(f"pglearn: {warning}", file=sys.stderr)
 
 
 def _images(args: argparse.Namespace, split: str) -> ImageSet:
@@ -207,7 +200,16 @@ def _parser() -> argparse.ArgumentParser:
         "FILE", help="safetensors: evidence (N, C, H, W) of any real type, labels (N,) int64"
     )
     certify.add_argument(
-        "--defense", required=True, choices=["mask"], help="mask: clipped logits, heaviest window masked"
+        "--defense",
+        required=True,
+        metavar="NAME",
+        help="mask: clipped logits, heaviest window masked; features: the heaviest single features masked; "
+        "clip: tanh, summed (CBN); vote: votes, summed (DS)",
+    )
+    certify.add_argument(
+        "--transform",
+        metavar="NAME",
+        help="logits, confidence, prediction or tanh (default: the defense's own)",
     )
     threat = certify.add_mutually_exclusive_group(required=True)
     threat.add_argument(
@@ -228,13 +230,16 @@ def _parser() -> argparse.ArgumentParser:
         "--mask",
         type=_shape,
         metavar="HxW",
-        help="what the defense masks (default: the smallest that covers each window)",
+        help="what the defense masks (default: the smallest that covers each window); features: P*H*W cells "
+        "(default: of the largest window)",
     )
     certify.add_argument(
         "--detection-threshold",
-        default="0",
         metavar="T",
-        help="share of its class's evidence above which a window is masked (default 0)",
+        help="mask: share of its class's evidence above which a window is masked (default 0)",
+    )
+    certify.add_argument(
+        "--vote-threshold", metavar="C", help="prediction: confidence from which a cell votes (default 0.2)"
     )
     certify.add_argument(
         "--top-k",
@@ -244,14 +249,21 @@ def _parser() -> argparse.ArgumentParser:
         help="fewer than K other classes may reach the label (default 1)",
     )
     certify.add_argument(
-        "--patches", type=int, default=1, metavar="P", help="number of patches; above 1 needs --within"
+        "--patches",
+        type=int,
+        default=1,
+        metavar="P",
+        help="number of patches, anywhere (mask: needs --within)",
     )
     certify.add_argument(
-        "--within", type=_shape, metavar="HxW", help="region that holds all patches, in the same measure"
+        "--within",
+        type=_shape,
+        metavar="HxW",
+        help="mask: region that holds all patches, in the same measure",
     )
-    certify.add_argument("--step", help="evidence of one unit (default: the file's, else 2^-10)")
+    certify.add_argument("--step", help="transformed evidence of one unit (default: the file's, else 2^-10)")
     certify.add_argument(
-        "--clip-high", metavar="C", help="evidence is clipped to [0, C] (default: the file's, else 64)"
+        "--clip-high", metavar="C", help="logits are clipped to [0, C] (default: the file's, else 64)"
     )
     certify.add_argument(
         "--unlabelled",
@@ -264,13 +276,18 @@ def _parser() -> argparse.ArgumentParser:
     about = "Train a network with a small receptive field, or an ordinary one; resumes if it was stopped."
     train = commands.add_parser("train", help=about, description=about)
     train.add_argument(
-        "--model", required=True, help="bagnet-small-32, bagnet-small-64, bagnet17, ... (any name)"
+        "--model",
+        required=True,
+        help="bagnet-small-32, bagnet-small-64, bagnet17, ds-small-64, ... (any name)",
     )
     train.add_argument(
         "--out", required=True, metavar="FILE", help="where the trained model goes (safetensors)"
     )
     train.add_argument(
-        "--objective", default="masked", metavar="NAME", help="masked (App. A, the default) or plain"
+        "--objective",
+        default="masked",
+        metavar="NAME",
+        help="masked (App. A, the default), plain, or softmax (de-randomized smoothing)",
     )
     train.add_argument("--epochs", type=int, default=10)
     train.add_argument("--batch-size", type=int, default=128)

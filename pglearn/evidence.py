@@ -1,8 +1,8 @@
 """Evidence on disk and in memory: local evidence maps, their labels, and where they come from.
 
 One file format, safetensors: ``evidence`` (N, C, H, W) of any real type, ``labels`` (N,) int64, and text
-metadata (``geometry``, ``step``, ``clip_high``, ``wrap`` and provenance). Read and written in batches, so a
-file may be larger than memory.
+metadata (``geometry``, ``step``, ``clip_high``, ``wrap``, ``unit`` and provenance). Read and written in
+batches, so a file may be larger than memory.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _NAMES = {
     torch.uint8: "U8",
 }
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
-_RESERVED = ("geometry", "step", "clip_high", "wrap")
+_RESERVED = ("geometry", "step", "clip_high", "wrap", "unit")
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
@@ -92,8 +92,9 @@ class Evidence:
     """Local evidence of N images in memory.
 
     ``maps`` (N, C, H, W), any real type; ``labels`` (N,) int64 or ``None``; ``geometry`` what each position
-    sees; ``step`` and ``clip_high`` the model's constants for the logits transform, as typed decimals;
-    ``wrap`` whether columns wrap around.
+    sees; ``step`` and ``clip_high`` the model's constants for the logits transform, as typed decimals in
+    stored numbers; ``wrap`` whether columns wrap around; ``unit`` the evidence of one stored number, a typed
+    decimal, for maps in fixed point.
     """
 
     maps: Tensor
@@ -103,6 +104,7 @@ class Evidence:
     clip_high: str | None = None
     wrap: bool = False
     provenance: dict[str, str] = field(default_factory=dict)
+    unit: str | None = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file that :meth:`load` and ``pglearn certify`` read; never leaves half of one."""
@@ -168,16 +170,16 @@ class EvidenceFile:
             low, high = self.labels.min().item(), self.labels.max().item()
             if low < 0 or high >= classes:
                 raise InputError(f"labels: run from {low} to {high}, allowed: 0 to {classes - 1}")
-        self.geometry = Geometry.from_json(metadata["geometry"]) if "geometry" in metadata else None
+        if (wrap := metadata.get("wrap", "false")) not in ("true", "false"):
+            raise InputError(f"wrap: is {wrap!r} in the file, allowed: true, false")
+        self.wrap, text = wrap == "true", metadata.get("geometry")
+        self.geometry = None if text is None else Geometry.from_json(text, self.wrap)
         if self.geometry and (self.geometry.rows.cells, self.geometry.columns.cells) != self.shape[2:]:
             raise InputError(
                 f"geometry: describes {self.geometry.rows.cells}x{self.geometry.columns.cells} features, "
                 f"the evidence has {self.shape[2]}x{self.shape[3]}"
             )
-        self.step, self.clip_high = metadata.get("step"), metadata.get("clip_high")
-        if (wrap := metadata.get("wrap", "false")) not in ("true", "false"):
-            raise InputError(f"wrap: is {wrap!r} in the file, allowed: true, false")
-        self.wrap = wrap == "true"
+        self.step, self.clip_high, self.unit = map(metadata.get, ("step", "clip_high", "unit"))
         self.provenance = {name: text for name, text in metadata.items() if name not in _RESERVED}
 
     def _read(self, name: str, start: int, stop: int) -> Tensor:
@@ -205,14 +207,15 @@ class EvidenceFile:
     def load(self) -> Evidence:
         """All of it, in memory."""
         ((maps, labels),) = self.batches(self.shape[0])
-        return Evidence(maps, labels, self.geometry, self.step, self.clip_high, self.wrap, self.provenance)
+        about = {name: getattr(self, name) for name in (*_RESERVED, "provenance")}
+        return Evidence(maps, labels, **about)
 
 
 class EvidenceWriter:
     """Write an evidence file batch by batch; the final name appears only when all N images are in.
 
     ``with EvidenceWriter(path, (N, C, H, W), dtype, geometry=..., step=..., clip_high=...) as writer:
-    writer.write(maps, labels)``
+    writer.write(maps, labels)``. Columns wrap where ``wrap`` says so, or ``geometry``.
     """
 
     def __init__(
@@ -226,6 +229,7 @@ class EvidenceWriter:
         clip_high: str | None = None,
         wrap: bool = False,
         provenance: dict[str, str] | None = None,
+        unit: str | None = None,
     ):
         if dtype not in _NAMES:
             raise InputError(f"dtype: {dtype} cannot be stored, allowed: {', '.join(map(str, _NAMES))}")
@@ -239,10 +243,10 @@ class EvidenceWriter:
         size = dtype.itemsize
         for n in shape:
             size *= n
+        wrap = wrap or (geometry is not None and geometry.wrap)
         metadata = {**(provenance or {}), "wrap": "true" if wrap else "false"}
-        metadata |= {
-            name: text for name, text in (("step", step), ("clip_high", clip_high)) if text is not None
-        }
+        constants = {"step": step, "clip_high": clip_high, "unit": unit}
+        metadata |= {name: text for name, text in constants.items() if text is not None}
         if geometry:
             metadata["geometry"] = geometry.to_json()
         header = {

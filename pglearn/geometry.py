@@ -34,6 +34,7 @@ __all__ = [
     "probe",
     "receptive_field",
     "resampled",
+    "shapes_up_to",
     "touched",
     "unseen_pixels",
     "window_size",
@@ -90,20 +91,26 @@ class Axis:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What each cell of a feature map sees of the image: ``rows`` by ``columns``."""
+    """What each cell of a feature map sees of the image: ``rows`` by ``columns``.
+
+    ``wrap``: columns wrap around, cells and pixels: pixel ``image`` is pixel 0 again, and a field may reach
+    over the right border (de-randomized smoothing).
+    """
 
     rows: Axis
     columns: Axis
+    wrap: bool = False
 
     def to_json(self) -> str:
-        """The geometry as one line of JSON, as evidence files carry it."""
+        """The axes as one line of JSON, as evidence files carry them; ``wrap`` is their own entry."""
+        axes = {"rows": self.rows, "columns": self.columns}
         return json.dumps(
-            {name: {"image": axis.image, "fields": axis.fields} for name, axis in vars(self).items()},
+            {name: {"image": axis.image, "fields": axis.fields} for name, axis in axes.items()},
             separators=(",", ":"),
         )
 
     @classmethod
-    def from_json(cls, text: str) -> Geometry:
+    def from_json(cls, text: str, wrap: bool = False) -> Geometry:
         """Read :meth:`to_json`'s line; ``InputError`` when it is not one."""
         try:
             parsed = json.loads(text)
@@ -120,7 +127,7 @@ class Geometry:
             raise InputError(
                 f"geometry: {error!s:.60} in {text!r:.60}, allowed: rows and columns, with image and fields"
             ) from None
-        return cls(**axes)
+        return cls(**axes, wrap=wrap)
 
     def warning(self) -> str | None:
         """A plain warning when nothing can ever be certified with these fields, else ``None``."""
@@ -273,12 +280,38 @@ def resampled(axis: Axis, native: int, kind: str = "bicubic", antialias: bool = 
     return Axis(native, tuple(footprint(*field) for field in axis.fields))
 
 
-def touched(axis: Axis, start: int, length: int) -> tuple[int, int]:
+def _turned(axis: Axis, wrap: bool) -> list[list[tuple[int, int]]]:
+    """Each cell's field as the intervals of pixels that it is on the image: two where it ``wrap``s around."""
+    if not wrap:
+        return [[field] for field in axis.fields]
+    turned = []
+    for start, stop in axis.fields:
+        first = start % axis.image
+        last = first + min(stop - start, axis.image)
+        turned.append([(first, last), (first - axis.image, last - axis.image)])
+    return turned
+
+
+def touched(axis: Axis, start: int, length: int, wrap: bool = False) -> tuple[int, int]:
     """The cells ``(first, stop)`` whose fields meet the pixels ``start <= pixel < start + length``; (0, 0) if
     none do.
+
+    The smallest interval that holds them all. With ``wrap`` it counts modulo the number of cells, and
+    ``stop`` may be beyond it; (0, cells) if it holds every cell.
     """
-    met = [i for i, (a, b) in enumerate(axis.fields) if max(a, start, 0) < min(b, start + length, axis.image)]
-    return (met[0], met[-1] + 1) if met else (0, 0)
+    low, high = max(start, 0), min(start + length, axis.image)
+    met = [
+        i
+        for i, pieces in enumerate(_turned(axis, wrap))
+        if any(max(a, low) < min(b, high) for a, b in pieces)
+    ]
+    if not met:
+        return (0, 0)
+    if not wrap:
+        return (met[0], met[-1] + 1)
+    after = [*met[1:], met[0] + axis.cells]  # leave out the largest gap between neighbours on the circle
+    gap, last, first = max((b - a, a, b) for a, b in zip(met, after, strict=True))
+    return (0, axis.cells) if gap == 1 else (first % axis.cells, last + axis.cells * (first < axis.cells) + 1)
 
 
 @dataclass(frozen=True)
@@ -307,18 +340,35 @@ def all_windows(height: int, width: int, map_height: int, map_width: int, wrap: 
     return Windows(height, width, tuple(range(map_height - height + 1)), tuple(range(columns)), wrap)
 
 
-def _maximal_intervals(axis: Axis, patch: int) -> dict[int, list[int]]:
+def shapes_up_to(area: int, map_height: int, map_width: int) -> list[tuple[int, int]]:
+    """The rectangles (height, width) of at most ``area`` cells that fit a map and that no other one contains.
+
+    An attacker who may choose among all rectangles up to an area chooses one of these.
+
+    >>> shapes_up_to(6, 4, 4)
+    [(1, 4), (2, 3), (3, 2), (4, 1)]
+    """
+    for name, value in (("area", area), ("map_height", map_height), ("map_width", map_width)):
+        if value < 1:
+            raise InputError(f"{name}: is {value}, allowed: 1 or more")
+    widest = {height: min(map_width, area // height) for height in range(1, min(map_height, area) + 1)}
+    return [(height, width) for height, width in widest.items() if widest.get(height + 1) != width]
+
+
+def _maximal_intervals(axis: Axis, patch: int, wrap: bool = False) -> dict[int, list[int]]:
     """Length -> starts of the intervals of cells that a patch can touch and that no other such interval
     contains.
     """
-    last = axis.image - patch
-    changes = {
-        0,
-        *(a - patch + 1 for a, _ in axis.fields),
-        *(b for _, b in axis.fields),
-    }  # where a field is met or left
-    found = {touched(axis, start, patch) for start in changes if 0 <= start <= last} - {(0, 0)}
-    kept = [a for a in found if not any(b != a and b[0] <= a[0] and a[1] <= b[1] for b in found)]
+    ends = list(chain(*_turned(axis, wrap)))
+    changes = {0, *(a - patch + 1 for a, _ in ends), *(b for _, b in ends)}  # where a field is met or left
+    places = [start for start in changes if 0 <= start <= axis.image - patch]
+    found = {touched(axis, start, patch, wrap) for start in places} - {(0, 0)}
+
+    def holds(outer: tuple[int, int], inner: tuple[int, int]) -> bool:
+        length = outer[1] - outer[0]  # on the circle, and so on a line: no two intervals there go around it
+        return length == axis.cells or (inner[0] - outer[0]) % axis.cells + inner[1] - inner[0] <= length
+
+    kept = [a for a in found if not any(b != a and holds(b, a) for b in found)]
     lengths: dict[int, list[int]] = {}
     for first, stop in sorted(kept):
         lengths.setdefault(stop - first, []).append(first)
@@ -329,19 +379,20 @@ def malicious_windows(patch_height: int, patch_width: int, geometry: Geometry) -
     """The feature windows that a patch of ``patch_height`` x ``patch_width`` native pixels can touch.
 
     Exact, given the fields, and so sharper than Eq. 1: padding, borders and resampling are in. Windows inside
-    other windows are left out: whoever controls the larger one may leave the rest of it as it is.
+    other windows are left out: whoever controls the larger one may leave the rest of it as it is. The patch
+    itself ends at the image's border, where columns wrap too: a band of b columns gives 1 x (p + b - 1)
+    windows, one for each of the W - p + 1 places of the patch.
     """
     axes = geometry.rows, geometry.columns
     for name, patch, axis in zip(("height", "width"), (patch_height, patch_width), axes, strict=True):
         if not 1 <= patch <= axis.image:
             raise InputError(f"patch: {name} is {patch} pixels, allowed: 1 to the image's {axis.image}")
-    by_row, by_column = (
-        _maximal_intervals(axis, patch) for axis, patch in zip(axes, (patch_height, patch_width), strict=True)
-    )
+    by_row = _maximal_intervals(geometry.rows, patch_height)
+    by_column = _maximal_intervals(geometry.columns, patch_width, geometry.wrap)
     if not by_row or not by_column:
         raise InputError("geometry: no field sees any pixel of the image")
     return [
-        Windows(height, width, tuple(rows), tuple(columns))
+        Windows(height, width, tuple(rows), tuple(columns), geometry.wrap)
         for height, rows in by_row.items()
         for width, columns in by_column.items()
     ]
@@ -382,4 +433,4 @@ def probe(model: nn.Module, height: int, width: int, channels: int = 3) -> Geome
     finally:
         for module, mode in modes:
             module.training = mode
-    return Geometry(*axes)
+    return Geometry(rows=axes[0], columns=axes[1])

@@ -281,7 +281,13 @@ def _render(
 
 
 def _scenes(
-    split: str, start: int, n: int, seed: int, side: int, object_size: tuple[float, float]
+    split: str,
+    start: int,
+    n: int,
+    seed: int,
+    side: int,
+    object_size: tuple[float, float],
+    label: int | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
     if split not in SPLITS:
         raise InputError(f"split: is {split!r}, allowed: {', '.join(SPLITS)}")
@@ -304,6 +310,10 @@ def _scenes(
     key = np.array([seed], dtype=np.uint64)
     keys = _hash(_hash(key, np.full(1, SPLITS.index(split), dtype=np.uint64)), indices)
     labels = (indices % np.uint64(len(CLASSES))).astype(np.int64)
+    if label is not None:
+        if label not in range(len(CLASSES)):
+            raise InputError(f"label: is {label!r}, allowed: 0 to {len(CLASSES) - 1}")
+        labels[:] = label
     size = int(smallest * SCENE), int(largest * SCENE)
     pixels, regions = np.empty((n, 3, side, side), np.uint8), np.empty((n, side, side), bool)
     for at in range(0, n, BATCH):
@@ -321,6 +331,7 @@ def draw(
     object_size: tuple[float, float] = ...,
     *,
     return_mask: Literal[False] = ...,
+    label: int | None = ...,
 ) -> tuple[NDArray[np.uint8], int]: ...
 @overload
 def draw(
@@ -331,6 +342,7 @@ def draw(
     object_size: tuple[float, float] = ...,
     *,
     return_mask: Literal[True],
+    label: int | None = ...,
 ) -> tuple[NDArray[np.uint8], int, NDArray[np.bool_]]: ...
 def draw(
     index: int,
@@ -340,11 +352,13 @@ def draw(
     object_size: tuple[float, float] = OBJECT_SIZE,
     *,
     return_mask: bool = False,
+    label: int | None = None,
 ) -> tuple[NDArray[np.uint8], int] | tuple[NDArray[np.uint8], int, NDArray[np.bool_]]:
     """One image of the data set, (3, side, side) uint8, and its label ``index % 10``.
 
     ``object_size``: smallest and largest diameter of the circle around the object, as fractions of the side;
     it changes the object, not the clutter. ``side``: in pixels; it changes the resolution, not the scene.
+    ``label``: another class in the very same scene, of the same place, turn, size and colour.
     ``return_mask``: also where the object is, (side, side) bool: what a shape paints, or all of the extent of
     its texture. Raises ``InputError`` for a split, a number or a size that is not allowed.
 
@@ -352,7 +366,7 @@ def draw(
     >>> image.shape, CLASSES[label]
     ((3, 64, 64), 'star')
     """
-    images, labels, masks = _scenes(split, index, 1, seed, side, object_size)
+    images, labels, masks = _scenes(split, index, 1, seed, side, object_size, label)
     return (images[0], int(labels[0]), masks[0]) if return_mask else (images[0], int(labels[0]))
 
 

@@ -1,4 +1,4 @@
-"""The defense and its certificate a second time: slow, from the definitions alone, in Python integers.
+"""The defenses and their certificates a second time: slow, from the definitions alone, in Python integers.
 
 Nothing here imports the library. A rectangle is a frozenset of cell numbers, a class map a flat list, every
 sum a loop; what the attacker can do is tried, where the tests are small enough, rather than reasoned about.
@@ -13,23 +13,37 @@ from fractions import Fraction
 
 __all__ = [
     "Verdict",
+    "any_cells",
     "attack",
     "certify",
+    "confidence",
     "contents",
+    "exactly",
+    "judge",
     "lower",
     "overwrite",
     "placements",
     "predict",
     "rectangle",
     "score",
+    "shapes_within",
+    "softmax",
+    "strike",
+    "tanh",
     "to_units",
     "top_units",
+    "total",
+    "two_delta",
+    "unions",
     "upper",
+    "votes",
+    "without_heaviest",
 ]
 
 Cells = frozenset[int]
 Map = Sequence[int]  # one class, row by row
 Bound = Callable[[Map, Cells], int]
+Score = Callable[[Map], int]
 
 
 def top_units(step: float, clip_high: float) -> int:
@@ -47,6 +61,38 @@ def to_units(x: float, step: float, clip_high: float) -> int:
     return round(min(max(x, 0.0), clip_high) / step)
 
 
+def softmax(cell: Sequence[float]) -> list[float]:
+    """One cell's confidence in every class, in [0, 1].
+
+    NaN is no evidence at all, as -inf is; the classes at +inf have 1 each, beside them nothing counts; where
+    no class has evidence none has confidence.
+    """
+    known = [-math.inf if math.isnan(x) else x for x in cell]
+    highest = max(known)
+    if math.isinf(highest):
+        return [float(highest > 0 and x == highest) for x in known]
+    powers = [math.exp(x - highest) for x in known]
+    return [power / math.fsum(powers) for power in powers]
+
+
+def confidence(cell: Sequence[float], step: float, unit: float = 1.0) -> list[int]:
+    """One cell's stored numbers, a class each, as units of confidence; the top is ``round(1 / step)``."""
+    return [round(x / step) for x in softmax([float(x) * unit for x in cell])]
+
+
+def votes(cell: Sequence[float], threshold: float, unit: float = 1.0) -> list[int]:
+    """One cell's votes: 1 for each class with at least that confidence; the top is 1."""
+    return [int(x >= threshold) for x in softmax([float(x) * unit for x in cell])]
+
+
+def tanh(x: float, step: float, unit: float = 1.0) -> int:
+    """One stored number as units of tanh(0.05 x - 1) above -1, the bottom; the top is twice
+    ``round(1 / step)``.
+    """
+    x = float(x) * unit
+    return 0 if math.isnan(x) else round(math.tanh(0.05 * x - 1) / step) + round(1 / step)
+
+
 def rectangle(row: int, column: int, height: int, width: int, map_width: int) -> Cells:
     """Cells of one rectangle; columns beyond the right border go on at the left one."""
     return frozenset(
@@ -61,6 +107,18 @@ def placements(height: int, width: int, map_height: int, map_width: int, wrap: b
     return [rectangle(i, j, height, width, map_width) for i in rows for j in columns]
 
 
+def unions(windows: Iterable[Cells], patches: int) -> list[Cells]:
+    """All that so many windows can cover, each of them any of ``windows``, overlapping or not."""
+    chosen = itertools.combinations_with_replacement(sorted(set(windows), key=sorted), patches)
+    return sorted({frozenset().union(*windows) for windows in chosen}, key=sorted)
+
+
+def shapes_within(area: int, map_height: int, map_width: int) -> set[tuple[int, int]]:
+    """Every shape of at most ``area`` cells that fits on the map."""
+    shapes = itertools.product(range(1, map_height + 1), range(1, map_width + 1))
+    return {(height, width) for height, width in shapes if height * width <= area}
+
+
 def inside(m: Map, cells: Iterable[int]) -> int:
     return sum(map(m.__getitem__, cells))
 
@@ -69,6 +127,16 @@ def score(m: Map, masks: Sequence[Cells], t: Fraction) -> int:
     """Algorithm 1 for one class: the heaviest mask goes where its share of the total exceeds ``t``."""
     total, heaviest = sum(m), max(inside(m, v) for v in masks)
     return total - heaviest if heaviest * t.denominator > t.numerator * total else total
+
+
+def total(m: Map) -> int:
+    """The sum: what CBN and DS decide by."""
+    return sum(m)
+
+
+def without_heaviest(m: Map, alpha: int) -> int:
+    """Individual feature masking: the class loses its ``alpha`` heaviest cells."""
+    return sum(m) - sum(sorted(m, reverse=True)[:alpha])
 
 
 def predict(scores: Sequence[int]) -> int:
@@ -83,15 +151,12 @@ def overwrite(m: Map, window: Cells, value: int) -> list[int]:
 def upper(m: Map, window: Cells, masks: Sequence[Cells], t: Fraction, top: int) -> int:
     """The most that a wrong class can score once ``window`` is the attacker's.
 
-    At ``t = 0`` the score never falls when a cell rises: fill the window to the top. Else let v cover the
-    window. Either some mask is dropped, and the score is at most what v leaves; or none is, so v holds at
-    most the share t and what it leaves is at least (1 - t) of the score. Both hold for the covering mask that
-    leaves the least.
+    Let s be the score at ``t = 0``, which never falls when a cell rises, so that no content gives more than s
+    filled to the top. At ``t`` the score is s where a mask falls. Where none does, even the heaviest holds no
+    more than the share t, so s is at least (1 - t) of the score.
     """
-    if t == 0:
-        return score(overwrite(m, window, top), masks, t)
-    left = min(sum(m) - inside(m, v) for v in masks if window <= v)
-    return min(math.floor(left / (1 - t)), sum(m) - inside(m, window) + top * len(window))
+    filled = overwrite(m, window, top)
+    return min(math.floor(score(filled, masks, Fraction(0)) / (1 - t)), sum(filled))
 
 
 def lower(m: Map, window: Cells, masks: Sequence[Cells], t: Fraction) -> int:
@@ -118,23 +183,19 @@ class Verdict:
     worst: frozenset[Cells]  # every window where the margin is attained
 
 
-def certify(
+def judge(
     image: Sequence[Map],
     label: int | None,
-    masks: Sequence[Cells],
+    score: Score,
     windows: Sequence[Cells],
-    t: Fraction,
-    top: int,
-    k: int = 1,
-    up: Bound | None = None,
-    low: Bound | None = None,
+    low: Bound,
+    up: Bound,
+    k: int,
 ) -> Verdict:
-    """One image (C lists of H·W integers); ``label`` None certifies the prediction. ``up`` and ``low``
-    replace a bound.
+    """One image (C lists of H·W integers) under bounds of what each class can be made to score; ``label``
+    None certifies the prediction.
     """
-    up = up or (lambda m, w: upper(m, w, masks, t, top))
-    low = low or (lambda m, w: lower(m, w, masks, t))
-    scores = [score(m, masks, t) for m in image]
+    scores = [score(m) for m in image]
     prediction = predict(scores)
     y = prediction if label is None else label
     others = [c for c in range(len(image)) if c != y]
@@ -147,6 +208,62 @@ def certify(
     margin = min(margins)
     worst = frozenset(w for w, value in zip(windows, margins, strict=True) if value == margin)
     return Verdict(prediction, sum(scores[c] >= scores[y] for c in others) < k, certified, margin, worst)
+
+
+def certify(
+    image: Sequence[Map],
+    label: int | None,
+    masks: Sequence[Cells],
+    windows: Sequence[Cells],
+    t: Fraction,
+    top: int,
+    k: int = 1,
+    up: Bound | None = None,
+    low: Bound | None = None,
+) -> Verdict:
+    """Window masking; ``up`` and ``low`` replace a bound."""
+    up = up or (lambda m, w: upper(m, w, masks, t, top))
+    low = low or (lambda m, w: lower(m, w, masks, t))
+    return judge(image, label, lambda m: score(m, masks, t), windows, low, up, k)
+
+
+def exactly(
+    image: Sequence[Map], label: int | None, score: Score, windows: Sequence[Cells], top: int, k: int = 1
+) -> Verdict:
+    """Any score that never falls when a cell rises: filling the window attains the worst of every class.
+
+    Classes share no cell, so one image attains them all: this margin is not a bound but what the attacker
+    gets.
+    """
+
+    def low(m: Map, window: Cells) -> int:
+        return score(overwrite(m, window, 0))
+
+    def up(m: Map, window: Cells) -> int:
+        return score(overwrite(m, window, top))
+
+    return judge(image, label, score, windows, low, up, k)
+
+
+def any_cells(image: Sequence[Map], label: int, alpha: int, cells: int, top: int, k: int = 1) -> int:
+    """The margin of individual feature masking where the attacker takes any ``cells`` cells, and others for
+    every class.
+
+    The label loses its heaviest, and then the next ``alpha`` to the mask; another class has its lightest
+    filled.
+    """
+    least = without_heaviest(image[label], cells + alpha)
+    reach = [
+        without_heaviest([top] * min(cells, len(m)) + sorted(m)[cells:], alpha)
+        for c, m in enumerate(image)
+        if c != label
+    ]
+    return least - sorted(reach)[-k]
+
+
+def two_delta(image: Sequence[Map], label: int, delta: int, k: int = 1) -> int:
+    """The classical margin of votes: ``delta`` cells change sides, taken from the label, given to another."""
+    return sum(image[label]) - sorted(sum(m) for c, m in enumerate(image) if c != label)[-k] - 2 * delta
 
 
 def contents(
@@ -188,16 +305,18 @@ def contents(
         yield filled
 
 
-def attack(
+def strike(
     image: Sequence[Map],
     label: int,
-    masks: Sequence[Cells],
+    score: Score,
     window: Cells,
-    t: Fraction,
     top: int,
     seed: int = 0,
+    masks: Sequence[Cells] = (),
+    t: Fraction = Fraction(0),
 ) -> list[list[int]]:
-    """The most damaging image found by writing only into ``window``.
+    """The most damaging image found by writing only into ``window`` (any set of cells); ``masks`` are worth
+    luring.
 
     The scores of two classes have no cell in common, so the label's map is driven down and every other up,
     each by itself: first the strategic contents, then greedy steps from the best of them. No bound is
@@ -209,7 +328,7 @@ def attack(
         sign = 1 if c == label else -1
 
         def cost(filled: Map, sign: int = sign) -> int:
-            return sign * score(filled, masks, t)
+            return sign * score(filled)
 
         best = min(contents(m, window, masks, t, top, rng), key=cost)
         climbing = len(window) > 1 and (top + 1) ** len(window) > 300
@@ -223,3 +342,16 @@ def attack(
                         best, climbing = moved, True
         attacked.append(list(best))
     return attacked
+
+
+def attack(
+    image: Sequence[Map],
+    label: int,
+    masks: Sequence[Cells],
+    window: Cells,
+    t: Fraction,
+    top: int,
+    seed: int = 0,
+) -> list[list[int]]:
+    """:func:`strike` at window masking."""
+    return strike(image, label, lambda m: score(m, masks, t), window, top, seed, masks, t)

@@ -333,6 +333,5 @@ def test_an_aggregate_must_say_how_it_scores():
 
 
 def test_a_defense_is_a_transform_and_an_aggregate():
-    transform, aggregate = DEFENSES["mask"]
-    defense = Defense(transform("0.5", "4"), aggregate(1, 1))
+    defense = Defense(Logits("0.5", "4"), WindowMask(1, 1))
     assert defense.scores(torch.tensor([[[[9.0, 0.6]], [[1.0, float("nan")]]]])).tolist() == [[1, 0]]
