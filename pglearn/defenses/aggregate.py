@@ -225,7 +225,8 @@ class Sum(ClosedForm):
 
     def scores(self, units: Tensor) -> Tensor:
         """Sum of each map."""
-        return units.flatten(2).sum(-1, dtype=torch.int64)
+        cells = wide(units).flatten(2)
+        return cells.sum(-1, dtype=cells.dtype).long()
 
     def lower(self, maps: Tensor, top: int, windows: Windows) -> Tensor:
         """Evidence outside the window, less the ``cells * top`` that ``upper`` leaves out."""

@@ -17,7 +17,14 @@ from pglearn.defenses.aggregate import (
     outside,
     wide,
 )
-from pglearn.defenses.boxes import box_sums, cover, heaviest_cells_outside, heaviest_outside, wrapped
+from pglearn.defenses.boxes import (
+    ascending,
+    box_sums,
+    cover,
+    heaviest_cells_outside,
+    heaviest_outside,
+    wrapped,
+)
 from pglearn.defenses.transforms import decimal
 from pglearn.errors import InputError
 from pglearn.geometry import Windows
@@ -199,9 +206,8 @@ class TopMask(ClosedForm):
 
     def scores(self, units: Tensor) -> Tensor:
         """Sum of each map, less its heaviest ``alpha`` cells."""
-        cells = wide(units).flatten(2)
-        heaviest = cells.topk(min(self.alpha, cells.shape[-1]), sorted=False).values
-        return cells.sum(-1, dtype=torch.int64) - heaviest.sum(-1, dtype=torch.int64)
+        ordered = ascending(wide(units))
+        return ordered[..., : max(0, ordered.shape[-1] - self.alpha)].sum(-1, dtype=torch.int64)
 
     def lower(self, maps: Tensor, top: int, windows: Windows) -> Tensor:
         """Evidence outside the window, less its ``alpha`` heaviest cells."""
@@ -221,37 +227,25 @@ class TopMask(ClosedForm):
         """A bound that adds up cell by cell, so that ``cover`` finds the worst union; at least that of any
         ``patches`` * area cells.
 
-        For a union S, the label loses G = y(S) and its alpha heaviest cells outside S, and a rival at least
-        c(S). For any level t, alpha cells hold at most alpha t plus all that is above t, so G <= alpha t +
-        sum (y - t)+ + the sum of min(y, t) over S: a union's weight is min(y, t) - c. Several levels are
-        tried; each is a proof.
+        For a union S, the label loses y(S) and its alpha heaviest cells outside S, and a rival at least c(S).
+        For any level t, alpha cells hold at most alpha t and all that is above t. So the label keeps at least
+        the sum of min(y, t), less alpha t, less that of min(y, t) over S: a union's weight is min(y, t) - c.
+        Several levels are tried; each is a proof.
         """
         units = units.long()
-        label = label_maps(units, labels)
-        area = max(window.height * window.width for window in windows)
-        cells = units[0, 0].numel()
-        reach, alpha = min(patches * area, cells), min(self.alpha, cells)
-        ordered = units.flatten(2).sort(-1).values  # ascending
-        held = label_maps(ordered, labels)[:, 0].flip(-1)  # (N, cells), descending
-        totals = units.flatten(2).sum(-1)
-        spare = max(0, min(alpha, cells) - reach)
-        margins = (
-            held[:, alpha + reach :].sum(-1, keepdim=True)
-            - totals
-            + ordered[..., :reach].sum(-1)
-            + ordered[..., cells - spare :].sum(-1)
-        )
-        for rank in sorted({min(cells - 1, alpha + reach * i // 4) for i in range(5)}):
-            level = held[:, rank, None, None, None]
-            lost = (
-                alpha * level[..., 0] + (label.flatten(2) - level[..., 0]).clamp(min=0).sum(-1, keepdim=True)
-            )[..., 0]
-            weights = label.minimum(level) - units
-            gaps = (
-                held.sum(-1, keepdim=True)
-                - totals
-                - lost
-                - cover(weights.flatten(0, 1), windows, patches).view_as(totals)
-            )
-            margins = margins.maximum(gaps)
+        label = label_maps(units, labels)  # (N, 1, H, W)
+        cells = units.shape[2] * units.shape[3]
+        reach = min(patches * max(window.height * window.width for window in windows), cells)
+        alpha = min(self.alpha, cells)
+        ordered = ascending(units)  # (N, C, cells)
+        held = label_maps(ordered, labels)[:, 0].flip(-1)  # (N, cells), heaviest first
+        totals = units.flatten(2).sum(-1)  # (N, C)
+        masked = ordered[..., :reach].sum(-1) + ordered[..., cells - (alpha - reach) :].sum(-1)
+        margins = held[:, alpha + reach :].sum(1)[:, None] - totals + masked
+        for rank in {min(cells - 1, alpha + reach * i // 4) for i in range(5)}:
+            level = held[:, rank]
+            kept = held.minimum(level[:, None]).sum(1) - alpha * level
+            weights = label.minimum(level[:, None, None, None]) - units
+            worst = cover(weights.flatten(0, 1), windows, patches).view_as(totals)
+            margins = margins.maximum(kept[:, None] - totals - worst)
         return kth_smallest_other(margins, labels, k)
