@@ -23,7 +23,7 @@ from pglearn.errors import InputError
 from pglearn.evidence import Evidence, EvidenceFile
 from pglearn.geometry import Windows, all_windows, malicious_windows
 
-__all__ = ["Certificate", "certify", "certify_file", "certify_units", "rate", "threat"]
+__all__ = ["Certificate", "certify", "certify_file", "certify_units", "interval", "rate", "threat"]
 
 
 @dataclass(frozen=True)
@@ -64,21 +64,26 @@ class Certificate:
         return replace(parts[0], **joined)
 
 
+def interval(hits: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % confidence interval of a rate, in percent."""
+    if not 0 <= hits <= total or total < 1:
+        raise InputError(f"hits: is {hits} of {total}, allowed: 0 to the total, which is 1 or more")
+    z, share = 1.959964, hits / total
+    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+
+
 def rate(hits: int, total: int) -> str:
-    """A count of images as text, with its percentage and Wilson's 95 % confidence interval.
+    """A count of images as text, with its percentage and its :func:`interval`.
 
     >>> rate(312, 1000)
     '312 of 1000 images, 31.2 % [28.4 %, 34.1 %]'
     >>> rate(0, 10)
     '0 of 10 images, 0.0 % [0.0 %, 27.8 %]'
     """
-    if not 0 <= hits <= total or total < 1:
-        raise InputError(f"hits: is {hits} of {total}, allowed: 0 to the total, which is 1 or more")
-    z, share = 1.959964, hits / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    low, high = 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
-    return f"{hits} of {total} images, {100 * share:.1f} % [{low:.1f} %, {high:.1f} %]"
+    low, high = interval(hits, total)
+    return f"{hits} of {total} images, {100 * hits / total:.1f} % [{low:.1f} %, {high:.1f} %]"
 
 
 def threat(
@@ -105,7 +110,8 @@ def _check(
     top: int,
     k: int,
     patches: int,
-) -> None:
+) -> int:
+    """How many patches matter: more windows than cells reach no more."""
     if len(shape) != 4 or 0 in shape:
         raise InputError(f"evidence: has shape {tuple(shape)}, allowed: (N, C, H, W), none of them 0")
     images, classes, height, width = shape
@@ -139,6 +145,7 @@ def _check(
     if patches < 1:
         raise InputError(f"patches: is {patches}, allowed: 1 or more")
     aggregate.check(top, height, width, windows, patches)
+    return min(patches, height * width)
 
 
 def certify_units(
@@ -157,7 +164,7 @@ def certify_units(
     all ``windows``, or with ``patches`` any so many of them, overlapping or not. Raises
     ``InputError`` on anything that would make the certificate meaningless.
     """
-    _check(tuple(units.shape), labels, aggregate, windows, top, k, patches)
+    patches = _check(tuple(units.shape), labels, aggregate, windows, top, k, patches)
     if units.dtype not in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64):
         raise InputError(
             f"units: are {units.dtype}, allowed: integers; a transform makes them from raw evidence"
@@ -185,7 +192,7 @@ def certify(
     transform = defense.transform
     if maps.is_complex() or maps.dtype == torch.bool:
         raise InputError(f"maps: are of type {maps.dtype}, allowed: integers and floating point")
-    _check(tuple(maps.shape), labels, defense.aggregate, windows, transform.top, k, patches)
+    patches = _check(tuple(maps.shape), labels, defense.aggregate, windows, transform.top, k, patches)
     step = decimal("step", transform.step)
     return _chunked(transform, maps, labels, defense.aggregate, windows, transform.top, k, patches, step)
 

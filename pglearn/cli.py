@@ -51,7 +51,8 @@ def _certify(args: argparse.Namespace) -> None:
     if args.within:
         if args.defense != "mask":
             raise InputError(
-                f"--within: not used by {args.defense}, which takes any number of patches anywhere"
+                f"--within: not used by {args.defense}, which takes any number of patches anywhere, "
+                "allowed: only with --defense mask"
             )
         if patches == 1:
             raise InputError("--within: holds several patches, allowed: only with --patches 2 or more")
@@ -132,6 +133,22 @@ def _certify(args: argparse.Namespace) -> None:
     print(f"defense    {', '.join([pair, *settings, f'top-{args.top_k}'])}")
     for name, count in (("clean", clean), ("certified", certified)):
         print(f"{name:<10} {rate(count, images)}")
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from pglearn.evidence import atomic
+    from pglearn.reports import compare, markdown, write
+
+    kind = "window" if args.window else "patch"
+    results = compare(
+        args.FILE, args.window or args.patch, kind, args.defense, args.top_k, args.patches, progress=True
+    )
+    write(args.out, results)
+    text = markdown(results)
+    if args.markdown:
+        with atomic(args.markdown) as file:
+            file(text.encode())
+    print(text, end="")
 
 
 def _images(args: argparse.Namespace, split: str) -> ImageSet:
@@ -272,6 +289,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     certify.add_argument("--json", action="store_true", help="one JSON object with a verdict for every image")
     certify.set_defaults(run=_certify)
+
+    about = "Compare defenses on evidence files: every defense, patch, number of patches and k, as one table."
+    compare = commands.add_parser("compare", help=about, description=about)
+    compare.add_argument("FILE", nargs="+", help="evidence files, as for certify")
+    sizes = compare.add_mutually_exclusive_group(required=True)
+    for name, measure in (("--patch", "image pixels"), ("--window", "feature positions")):
+        sizes.add_argument(
+            name, type=_shape, nargs="+", metavar="HxW", help=f"attackers, in {measure}: one row each"
+        )
+    compare.add_argument(
+        "--defense",
+        nargs="+",
+        default=["mask", "features", "clip", "vote", "mask:confidence"],
+        metavar="NAME",
+        help="defenses, NAME or NAME:TRANSFORM (default: mask features clip vote mask:confidence)",
+    )
+    compare.add_argument("--top-k", type=int, nargs="+", default=[1], metavar="K", help="(default 1)")
+    compare.add_argument(
+        "--patches", type=int, nargs="+", default=[1], metavar="P", help="(default 1; window masks take 1)"
+    )
+    compare.add_argument("--out", required=True, metavar="FILE", help="where the results go (CSV)")
+    compare.add_argument("--markdown", metavar="FILE", help="where the table goes, besides being printed")
+    compare.set_defaults(run=_compare)
 
     about = "Train a network with a small receptive field, or an ordinary one; resumes if it was stopped."
     train = commands.add_parser("train", help=about, description=about)

@@ -14,7 +14,7 @@ from pglearn import learn
 from pglearn.learn import Exercise, Wrong, check, compare, exercises, rate, same
 
 HERE = Path(__file__).parent
-CHAPTERS = range(6)
+CHAPTERS = sorted(int(path.stem[-2:]) for path in Path(learn.__file__).parent.glob("ch[0-9][0-9].py"))
 
 
 def wrong_answers(chapter: int) -> dict[str, dict[str, Any]]:

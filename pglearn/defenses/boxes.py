@@ -141,6 +141,7 @@ def heaviest_cells_outside(maps: Tensor, windows: Windows, count: int) -> Tensor
     columns = torch.arange(
         width if windows.wrap and windows.width < width else width - windows.width + 1, device=maps.device
     )
+    count = min(count, height * width)
     values, cells = maps.flatten(1).topk(min(count + area, height * width))  # (M, K)
     below = (cells // width)[..., None] - rows  # (M, K, P)
     beside = (cells % width)[..., None] - columns  # (M, K, Q)

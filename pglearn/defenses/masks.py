@@ -197,7 +197,7 @@ class TopMask(ClosedForm):
 
     def check(self, top: int, height: int, width: int, windows: Sequence[Windows], patches: int = 1) -> None:
         """Also: alpha covers the cells of all patches."""
-        super().check(top, height, width, windows)
+        super().check(top, height, width, windows, patches)
         needed = patches * max(window.height * window.width for window in windows)
         if self.alpha < needed:
             raise InputError(
