@@ -13,16 +13,19 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pglearn.certify import certify_units
-from pglearn.defenses import WindowMask
+from pglearn.defenses import Sum, TopMask, WindowMask
 from pglearn.geometry import all_windows
+from pglearn.reports import compare
 
 TOP = 4095
+BANK = Path(__file__).parent.parent / "data" / "cifar10-masked-bank.safetensors"
 
 
 def paper_loops(maps: np.ndarray, label: int, w: int) -> int:
@@ -68,6 +71,79 @@ def seconds(work: Callable[[], object], least: float) -> float:
     return best
 
 
+def loops(device: str, least: float) -> None:
+    """Window masking against the paper's loops, and against one sum of the maps."""
+    print("window = mask = 6x6, T = 0, margins included\n")
+    table("maps", "evidence", "images", "us/image", "loops ms/image", "x loops", "x one sum")
+    for classes, side, images in ((10, 22, 1024), (1000, 26, 64)):
+        for kind in ("typical", "worst"):
+            units, labels = evidence(kind, images, classes, side)
+            defense, windows = WindowMask(6, 6), [all_windows(6, 6, side, side)]
+            few = 1 if classes > 100 else 3
+            margins = [paper_loops(units[i].numpy(), int(labels[i]), 6) for i in range(few)]
+            slow = seconds(lambda: paper_loops(units[0].numpy(), int(labels[0]), 6), 0.1)  # noqa: B023
+            units, labels = units.to(device), labels.to(device)
+
+            def ours() -> Tensor:
+                return certify_units(units, labels, defense, windows, TOP).margin_units  # noqa: B023
+
+            def one_sum() -> object:
+                found = units.flatten(2).sum(-1, dtype=torch.int32)  # noqa: B023
+                return torch.cuda.synchronize() if device == "cuda" else found
+
+            assert ours()[:few].tolist() == margins, "the two do not agree"
+            fast, once = seconds(ours, least) / images, seconds(one_sum, least / 4) / images
+            maps = f"{classes}x{side}x{side}"
+            ratios = f"{slow / fast:,.0f}", f"{fast / once:.1f}"
+            table(maps, kind, images, f"{fast * 1e6:.1f}", f"{slow * 1e3:.0f}", *ratios)
+    print(f"\npeak memory: {peak():.2f} times the batch (its own size included)")
+
+
+def defenses(device: str, least: float) -> None:
+    """Each aggregate beside window masking, after the transform."""
+    print("\neach aggregate after its transform, window = mask = 6x6 (3x3 of 8x8), alpha = P * 36 (9)\n")
+    table("maps", "evidence", "aggregate", "patches", "us/image", "x mask")
+    for classes, side, w, images in ((10, 8, 3, 4096), (10, 22, 6, 1024), (1000, 26, 6, 64)):
+        for kind in ("typical", "worst"):
+            units, labels = (part.to(device) for part in evidence(kind, images, classes, side))
+            windows, base = [all_windows(w, w, side, side)], 0.0
+            for aggregate, patches in (
+                (WindowMask(w, w), 1),
+                (TopMask(w * w), 1),
+                (Sum(), 1),
+                (TopMask(2 * w * w), 2),
+                (Sum(), 2),
+            ):
+                n = images if patches == 1 else max(1, images // 32)
+
+                def ours() -> Tensor:
+                    certificate = certify_units(units[:n], labels[:n], aggregate, windows, TOP, 1, patches)  # noqa: B023
+                    return certificate.margin_units
+
+                if patches > 1 and classes > 100:
+                    continue
+                took = seconds(ours, least / 4) / n
+                base = base or took
+                name = type(aggregate).__name__
+                table(
+                    f"{classes}x{side}x{side}", kind, name, patches, f"{took * 1e6:.1f}", f"{took / base:.2f}"
+                )
+
+
+def sweep() -> None:
+    """The sweep of Figure 8 on the shipped bank: every patch from one pixel to the whole image."""
+    sizes = [(side, side) for side in range(1, 33)]
+    began = time.perf_counter()
+    results = compare([BANK], sizes, defenses=["mask"])
+    took = time.perf_counter() - began
+    print(f"\nFigure 8's sweep: {len(sizes)} patch sizes on {results[0].images} images: {took:.1f} s")
+
+
+def table(*cells: object) -> None:
+    """One line of a table."""
+    print("  ".join(f"{cell!s:>14}" for cell in cells), flush=True)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -78,33 +154,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     where = torch.cuda.get_device_name() if args.device == "cuda" else "one CPU thread"
-    print(f"{where}, torch {torch.__version__}; window = mask = 6x6, T = 0, margins included\n")
-    columns = ("maps", "evidence", "images", "us/image", "loops ms/image", "x loops", "x one sum")
-    print("  ".join(f"{name:>14}" for name in columns))
-    for classes, side, images in ((10, 22, 1024), (1000, 26, 64)):
-        for kind in ("typical", "worst"):
-            units, labels = evidence(kind, images, classes, side)
-            defense, windows = WindowMask(6, 6), [all_windows(6, 6, side, side)]
-            few = 1 if classes > 100 else 3
-            loops = [paper_loops(units[i].numpy(), int(labels[i]), 6) for i in range(few)]
-            slow = seconds(lambda: paper_loops(units[0].numpy(), int(labels[0]), 6), 0.1)  # noqa: B023
-            units, labels = units.to(args.device), labels.to(args.device)
-
-            def ours() -> Tensor:
-                return certify_units(units, labels, defense, windows, TOP).margin_units  # noqa: B023
-
-            def one_sum() -> object:
-                found = units.flatten(2).sum(-1, dtype=torch.int32)  # noqa: B023
-                return torch.cuda.synchronize() if args.device == "cuda" else found
-
-            assert ours()[:few].tolist() == loops, "the two do not agree"
-            fast, once = seconds(ours, args.seconds) / images, seconds(one_sum, args.seconds / 4) / images
-            row = (
-                f"{classes}x{side}x{side}", kind, images, f"{fast * 1e6:.1f}", f"{slow * 1e3:.0f}",
-                f"{slow / fast:,.0f}", f"{fast / once:.1f}",
-            )  # fmt: skip
-            print("  ".join(f"{cell:>14}" for cell in row), flush=True)
-    print(f"\npeak memory: {peak():.2f} times the batch (its own size included)")
+    print(f"{where}, torch {torch.__version__}; ", end="")
+    loops(args.device, args.seconds)
+    defenses(args.device, args.seconds)
+    sweep()
 
 
 def peak() -> float:

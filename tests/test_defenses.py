@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pglearn import InputError
-from pglearn.defenses import DEFENSES, Aggregate, Defense, Logits, Sum, WindowMask, box_sums, decimal
+from pglearn.defenses import Aggregate, Defense, Logits, Sum, WindowMask, box_sums, decimal
 from pglearn.geometry import Windows, all_windows
 
 INTEGERS = [
