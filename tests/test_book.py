@@ -27,6 +27,11 @@ CHAPTERS = (
     "03-training-a-bagnet",
     "04-robust-masking",
     "05-provable-analysis",
+    "07-over-sized-masks",
+    "08-top-k",
+    "09-many-patches",
+    "10-other-aggregations",
+    "11-limits",
 )
 Cell = dict[str, Any]
 

@@ -49,7 +49,7 @@ def box_sums(maps: Tensor, height: int, width: int) -> Tensor:
 
 def wrapped(maps: Tensor, width: int, wrap: bool) -> Tensor:
     """Maps with the columns repeated that a window of ``width`` around the right border reaches."""
-    return torch.cat([maps, maps[..., : width - 1]], -1) if wrap and width < maps.shape[-1] else maps
+    return torch.cat([maps, maps[..., : width - 1]], -1) if wrap else maps
 
 
 def rectangles(
@@ -73,16 +73,21 @@ def placed(values: Tensor, windows: Windows) -> Tensor:
 
 
 def heaviest_outside(
-    maps: Tensor, windows: Windows, height: int, width: int, fill: int = 0
+    maps: Tensor, windows: Windows, height: int, width: int, fill: int = 0, only: Windows | None = None
 ) -> tuple[Tensor, Tensor]:
     """What the heaviest mask holds outside each window: (those that meet the window, those apart from it),
     each (M, P, Q).
 
-    ``maps`` (M, H, W); masks ``height`` x ``width``. Each shared cell counts ``fill``. One pass a relative
-    offset: with the maps last in memory, each is a few vector operations.
+    ``maps`` (M, H, W); masks ``height`` x ``width``. Each shared cell counts ``fill``. ``only``: masks
+    at those placements (int64 maps). One pass a relative offset: with the maps last in memory, each is a few
+    vector operations.
     """
     h, w = windows.height, windows.width
     sums = box_sums(maps, height, width).permute(1, 2, 0).contiguous()  # (P', Q', M)
+    if only is not None:
+        barred = torch.ones(sums.shape[:2], dtype=torch.bool, device=maps.device)
+        barred[torch.tensor(only.rows)[:, None], torch.tensor(only.columns)] = False
+        sums[barred] = -(2**62)
     corners = sums.new_zeros(maps.shape[1] + 1, maps.shape[2] + 1, len(maps))
     corners[1:, 1:] = maps.permute(1, 2, 0).cumsum(0, dtype=maps.dtype).cumsum(1, dtype=maps.dtype)
     shape = (maps.shape[1] - h + 1, maps.shape[2] - w + 1, len(maps))
@@ -138,9 +143,8 @@ def heaviest_cells_outside(maps: Tensor, windows: Windows, count: int) -> Tensor
     height, width = maps.shape[-2:]
     area = windows.height * windows.width
     rows = torch.arange(height - windows.height + 1, device=maps.device)
-    columns = torch.arange(
-        width if windows.wrap and windows.width < width else width - windows.width + 1, device=maps.device
-    )
+    places = width if windows.wrap else width - windows.width + 1
+    columns = torch.arange(places, device=maps.device)
     count = min(count, height * width)
     values, cells = maps.flatten(1).topk(min(count + area, height * width))  # (M, K)
     below = (cells // width)[..., None] - rows  # (M, K, P)
@@ -161,8 +165,8 @@ def heaviest_cells_outside(maps: Tensor, windows: Windows, count: int) -> Tensor
 def cover(weights: Tensor, windows: Sequence[Windows], patches: int) -> Tensor:
     """At least the weight of any union of ``patches`` windows, each one of ``windows``: (M, H, W) -> (M,).
 
-    Exact for two patches whose windows have all placements. More are split into pairs, without their negative
-    cells; and no union holds more than the heaviest cells, as many as the largest windows have.
+    Exact for two patches. More are split into pairs, without their negative cells; and no union holds more
+    than the heaviest cells, as many as the largest windows have.
     """
     area = max(window.height * window.width for window in windows)
     cells = weights.clamp(min=0).flatten(1).topk(min(patches * area, weights[0].numel())).values.sum(1)
@@ -179,9 +183,9 @@ def _sums(weights: Tensor, windows: Windows) -> Tensor:
 
 
 def _pair(weights: Tensor, first: Windows, second: Windows) -> Tensor:
-    """Weight of the heaviest union of two windows (M,); the second may have any placement."""
-    if not first.wrap:
-        more = torch.maximum(*heaviest_outside(weights, first, second.height, second.width))
+    """Weight of the heaviest union of two windows (M,)."""
+    if not (first.wrap or second.wrap):
+        more = torch.maximum(*heaviest_outside(weights, first, second.height, second.width, only=second))
         return (_sums(weights, first) + placed(more, first)).flatten(1).amax(1)
     best = []
     for inside in rectangles(first, weights.shape[1], weights.shape[2], weights.device):
