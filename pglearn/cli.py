@@ -87,7 +87,7 @@ def _certify(args: argparse.Namespace) -> None:
         "step": transform.step,
         "clip_high": getattr(transform, "clip_high", None),
         "vote_threshold": getattr(transform, "vote_threshold", None),
-        "unit": getattr(transform, "unit", None),
+        "unit": file.unit,
         "patch": [_by(shape) for shape in args.patch] if args.patch else None,
         "window": sorted({_by((w.height, w.width)) for w in windows}),
         "placements": sum(map(len, windows)),
