@@ -165,16 +165,16 @@ def heaviest_cells_outside(maps: Tensor, windows: Windows, count: int) -> Tensor
 def cover(weights: Tensor, windows: Sequence[Windows], patches: int) -> Tensor:
     """At least the weight of any union of ``patches`` windows, each one of ``windows``: (M, H, W) -> (M,).
 
-    Exact for two patches. More are split into pairs, without their negative cells; and no union holds more
+    Exact for two patches. Of more, without their negative cells, each cell is in at least P - 1 of the
+    P (P - 1) / 2 pairs of windows, so they weigh at most P / 2 of the heaviest pair; and no union holds more
     than the heaviest cells, as many as the largest windows have.
     """
     area = max(window.height * window.width for window in windows)
     cells = weights.clamp(min=0).flatten(1).topk(min(patches * area, weights[0].numel())).values.sum(1)
     if patches > 2:
         weights = weights.clamp(min=0)
-    single = torch.stack([_sums(weights, first).flatten(1).amax(1) for first in windows]).amax(0)
     pair = torch.stack([_pair(weights, first, second) for first in windows for second in windows]).amax(0)
-    return (patches // 2 * pair + patches % 2 * single).minimum(cells)
+    return (patches * pair // 2).minimum(cells)
 
 
 def _sums(weights: Tensor, windows: Windows) -> Tensor:
