@@ -8,6 +8,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,10 +59,10 @@ def evaluate(
     """Write the evidence of ``images`` under the model in ``model_path`` to ``out``, batch by batch; count
     what is right.
 
-    The defense masks the window of a ``patch`` (height, width in pixels). ``fixed_point``: write the units
-    that the model's own transform gives, as integers (then ``step`` is 1), instead of raw float32. ``about``
-    goes into the file's provenance. Raises ``InputError`` for images of another size or number of classes
-    than the model's.
+    The defense masks the window of a ``patch`` (height, width in pixels). ``fixed_point``: instead of raw
+    float32 write integers, multiples of the model's step (the file's ``unit``) rounded as its transform does,
+    but with their sign, for other transforms. ``about`` goes into the file's provenance. Raises
+    ``InputError`` for images of another size or number of classes than the model's.
     """
     model, metadata = load_model(model_path)
     expected = metadata.get("image_size", "x".join(map(str, images.image_size)))
@@ -73,25 +74,23 @@ def evaluate(
     if len(images.classes) != classes:
         raise InputError(f"images: have {len(images.classes)} classes, allowed for this model: {classes}")
     seen = geometry(model, images.image_size)
-    windows = malicious_windows(*patch, seen)
-    mask = WindowMask(max(w.height for w in windows), max(w.width for w in windows))
-    constants = {name: text for name, text in metadata.items() if name in ("step", "clip_high")}
+    mask = WindowMask.against(malicious_windows(*patch, seen), seen.wrap)
+    constants: dict[str, Any] = {name: metadata[name] for name in ("step", "clip_high") if name in metadata}
     defense = Defense(Logits(**constants), mask)
     top = defense.transform.top
     kind = torch.float32 if not fixed_point else torch.int16 if top < 2**15 else torch.int32
-    step, clip_high = ("1", str(top)) if fixed_point else (constants.get("step"), constants.get("clip_high"))
-    provenance = {"model": Path(model_path).name, "model_sha256": sha256(model_path), **(about or {})}
     if fixed_point:
-        provenance["unit"] = defense.transform.step
+        constants = {"step": "1", "clip_high": str(top), "unit": defense.transform.step}
+    provenance = {"model": Path(model_path).name, "model_sha256": sha256(model_path), **(about or {})}
     shape = (len(images), classes, seen.rows.cells, seen.columns.cells)
     undefended = defended = 0
-    with EvidenceWriter(out, shape, kind, True, seen, step, clip_high, provenance=provenance) as writer:
+    with EvidenceWriter(out, shape, kind, geometry=seen, provenance=provenance, **constants) as writer:
         for start, maps in evidence_batches(model, images.images, batch_size, device):
             labels = images.labels[start : start + len(maps)]
             units = defense.transform(maps)
             undefended += int((units.flatten(2).sum(-1).argmax(1) == labels).sum())
             defended += int(mask.outcome(units, labels)[1].sum())
-            writer.write(units.to(kind) if fixed_point else maps, labels)
+            writer.write(_stored(maps, defense.transform.step, kind), labels)
     return Evaluation(
         images=len(images),
         undefended=undefended,
@@ -99,6 +98,16 @@ def evaluate(
         mask=(mask.height, mask.width),
         milliseconds=1000 * latency(model, defense, images.images[:1], device),
     )
+
+
+def _stored(maps: Tensor, step: str, kind: torch.dtype) -> Tensor:
+    """Raw maps as they are, or in whole steps, in integers of that ``kind``: NaN 0, what does not fit its
+    ends.
+    """
+    if kind.is_floating_point:
+        return maps
+    ends = torch.iinfo(kind)
+    return (maps.double() / float(step)).round().nan_to_num(nan=0.0).clamp(ends.min, ends.max).to(kind)
 
 
 def latency(

@@ -30,6 +30,7 @@ from pglearn.geometry import Axis, Geometry, Layer, probe, receptive_field
 __all__ = [
     "MODELS",
     "BagNet",
+    "DSResNet",
     "Images",
     "LocalNet",
     "ResNet",
@@ -86,9 +87,13 @@ class LocalNet(nn.Module):
 
     def layers(self) -> list[Layer]:
         """The path with the largest field from pixels to evidence, for
-        :func:`pglearn.geometry.receptive_field`.
+        :func:`pglearn.geometry.receptive_field`; or else a network gives its :meth:`geometry`.
         """
         raise NotImplementedError
+
+    def geometry(self, height: int, width: int) -> Geometry:
+        """What each position of the evidence sees of an image of ``height`` x ``width`` pixels."""
+        return Geometry(receptive_field(self.layers(), height), receptive_field(self.layers(), width))
 
 
 class Bottleneck(nn.Module):
@@ -220,7 +225,7 @@ class SmallBagNet(LocalNet):
 class Residual(nn.Module):
     """Two 3x3 convolutions and a shortcut."""
 
-    def __init__(self, inside: int, width: int, stride: int) -> None:
+    def __init__(self, inside: int, width: int, stride: int | tuple[int, int]) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inside, width, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -256,12 +261,88 @@ class ResNet(LocalNet):
         self.body = nn.Sequential(*[Residual(a, b, 2) for a, b in zip(inner, widths, strict=True)])
         self.fc = nn.Conv2d(widths[-1], num_classes, 1)
 
-    def layers(self) -> list[Layer]:
-        return [Layer(5, 2, 2), *[layer for _ in self.body for layer in (Layer(3, 2, 1), Layer(3, 1, 1))]]
+    def geometry(self, height: int, width: int) -> Geometry:
+        return Geometry(Axis(height, ((0, height),)), Axis(width, ((0, width),)))
 
     def forward(self, images: Tensor) -> Tensor:  # (N, 3, H, W) -> (N, classes, 1, 1)
         x = self.body(self.stem(self.normalised(images)))
         return F.softplus(self.fc(x.mean((2, 3), keepdim=True)).float())  # same answer, and alive as above
+
+
+class DSResNet(LocalNet):
+    """De-randomized smoothing (Levine and Feizi, NeurIPS 2020): a ResNet that sees one small part of an image
+    and nothing of the rest, run on every such part.
+
+    ``kept``: height and width in pixels of what is kept; height 0 keeps whole columns (band smoothing), else
+    it is a block. Columns wrap around, rows do not. In eval mode images (N, 3, H, W) give raw logits (N,
+    classes, 1, W) for bands, (N, classes, H - height + 1, W) for blocks, cell (i, j) for the part whose
+    corner is pixel (i, j); with ``stride``, for every such row and column only. In training mode one part of
+    each image, drawn from torch's own generator, gives (N, classes, 1, 1).
+
+    'Nothing' is 0 in all channels; a pixel that is kept has 1 in a fourth one, so black is not nothing (the
+    paper's channels x and 1 - x sum to the same). That is just what a convolution's zero padding says, so the
+    network runs on the part alone: no pixel outside can matter, and none is paid for. ``stages``: (width,
+    stride of rows, stride of columns), each a :class:`Residual` block, after a 3x3 convolution.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        kept: Sequence[int] = (0, 8),
+        stride: int = 1,
+        stages: Sequence[Sequence[int]] = ((32, 2, 2), (64, 2, 2), (128, 2, 1)),
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.25, 0.25, 0.25),
+    ) -> None:
+        super().__init__(mean, std)
+        (self.height, self.width), self.stride = kept, stride
+        if self.height < 0 or self.width < 1 or stride < 1:
+            raise InputError(
+                f"kept: is {tuple(kept)} at stride {stride}, allowed: 1 or more, height 0 for all"
+            )
+        inside = stages[0][0]
+        self.stem = nn.Sequential(
+            nn.Conv2d(4, inside, 3, 1, 1, bias=False), nn.BatchNorm2d(inside), nn.ReLU()
+        )
+        self.body = nn.Sequential()
+        for width, down, right in stages:
+            self.body.append(Residual(inside, width, (down, right)))
+            inside = width
+        self.fc = nn.Conv2d(inside, num_classes, 1)
+
+    def geometry(self, height: int, width: int) -> Geometry:
+        if self.height > height or self.width >= width:
+            raise InputError(
+                f"images: are {height}x{width} pixels, allowed for parts of {self.height}x{self.width}: "
+                "as high or higher, and wider"
+            )
+        rows = range(0, height - self.height + 1, self.stride) if self.height else [0]
+        columns = range(0, width, self.stride)
+        return Geometry(
+            Axis(height, tuple((row, row + (self.height or height)) for row in rows)),
+            Axis(width, tuple((column, column + self.width) for column in columns)),
+            wrap=True,
+        )
+
+    def forward(self, images: Tensor) -> Tensor:  # (N, 3, H, W) -> (N, classes, rows, columns)
+        seen = self.geometry(*images.shape[2:])
+        x = self.normalised(images)
+        x = torch.cat([x, torch.ones_like(x[:, :1])], 1).permute(0, 2, 3, 1)  # (N, H, W, 4)
+        count, device, shape = len(x), x.device, (seen.rows.cells, seen.columns.cells)
+        if self.training:
+            image, shape = torch.arange(count), (1, 1)
+            row, column = (torch.randint(axis.cells, (count,)) for axis in (seen.rows, seen.columns))
+        else:
+            image, row, column = torch.cartesian_prod(*map(torch.arange, (count, *shape))).T
+        down, right = torch.arange(seen.rows.size)[:, None], torch.arange(self.width)
+        fast = max(1, 2**18 // (len(down) * len(right)))  # parts at once on a CPU, and small in memory
+        each = count if self.training else fast  # batch normalisation wants them all
+        logits = []
+        for n, i, j in zip(*(part[:, None, None].split(each) for part in (image, row, column)), strict=True):
+            i, j = i * self.stride + down, (j * self.stride + right) % seen.columns.image
+            parts = x[n.to(device), i.to(device), j.to(device)].permute(0, 3, 1, 2)  # (n, 4, height, width)
+            logits.append(self.fc(self.body(self.stem(parts)).mean((2, 3), keepdim=True)))
+        return torch.cat(logits).float().view(count, *shape, -1).permute(0, 3, 1, 2)
 
 
 MODELS: dict[str, tuple[Callable[..., LocalNet], dict[str, Any]]] = {
@@ -271,6 +352,8 @@ MODELS: dict[str, tuple[Callable[..., LocalNet], dict[str, Any]]] = {
     "bagnet-small-32": (SmallBagNet, {"stages": ((4, 2, 64, 1, 1), (3, 2, 256, 2, 1))}),
     "bagnet-small-64": (SmallBagNet, {"stages": ((5, 2, 32, 1, 2), (3, 2, 96, 2, 1))}),
     "resnet-small-64": (ResNet, {}),
+    "ds-small-32": (DSResNet, {"kept": (0, 4), "stages": ((64, 2, 1), (128, 2, 2), (256, 2, 2))}),
+    "ds-small-64": (DSResNet, {"kept": (0, 8)}),
 }
 
 
@@ -361,12 +444,7 @@ def geometry(model: nn.Module, image_size: int | tuple[int, int]) -> Geometry:
     By formula for our networks; any other ``nn.Module`` is measured with :func:`pglearn.geometry.probe`.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if isinstance(model, ResNet):
-        return Geometry(*(Axis(size, ((0, size),)) for size in (height, width)))
-    if isinstance(model, LocalNet):
-        layers = model.layers()
-        return Geometry(receptive_field(layers, height), receptive_field(layers, width))
-    return probe(model, height, width)
+    return model.geometry(height, width) if isinstance(model, LocalNet) else probe(model, height, width)
 
 
 def evidence_batches(

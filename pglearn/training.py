@@ -1,8 +1,7 @@
 """One visible training loop, and the objectives that plug into it.
 
-Objectives see *clipped* evidence, max(x, 0), as the defense does. Every random choice of an epoch is a
-function of (seed, epoch), so a run that was killed and resumed ends with the same weights as one that was
-not.
+Every random choice of an epoch is a function of (seed, epoch), so a run that was killed and resumed ends with
+the same weights as one that was not.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from pglearn.data import ImageSet
 from pglearn.errors import InputError
 from pglearn.evidence import atomic
 from pglearn.geometry import malicious_windows
-from pglearn.models import Images, LocalNet, build, evidence_batches, geometry, save_model
+from pglearn.models import DSResNet, Images, LocalNet, build, evidence_batches, geometry, save_model
 
 __all__ = [
     "OBJECTIVES",
@@ -37,6 +36,7 @@ __all__ = [
     "fit",
     "masked",
     "plain",
+    "softmax",
     "train",
     "window_of",
 ]
@@ -50,10 +50,10 @@ SHARPNESS = 4.0  # of the softmax over mean evidence, so that evidence of order 
 
 
 def plain(evidence: Tensor, labels: Tensor, window: tuple[int, int]) -> Tensor:
-    """Cross-entropy of the mean clipped evidence: ``evidence`` (N, C, H, W) >= 0, ``labels`` (N,) int64 ->
-    loss ().
+    """Cross-entropy of the mean evidence, clipped to max(x, 0) as the defense does: ``evidence`` (N, C, H,
+    W), ``labels`` (N,) int64 -> loss ().
     """
-    return F.cross_entropy(SHARPNESS * evidence.mean((2, 3)), labels)
+    return F.cross_entropy(SHARPNESS * evidence.relu().mean((2, 3)), labels)
 
 
 def masked(evidence: Tensor, labels: Tensor, window: tuple[int, int]) -> Tensor:
@@ -64,15 +64,30 @@ def masked(evidence: Tensor, labels: Tensor, window: tuple[int, int]) -> Tensor:
     every class), so this is its stand-in, not its exact bound.
     """
     height, width = evidence.shape[2:]
+    if window[0] > height or window[1] > width:
+        raise InputError(
+            f"objective: masked takes a window of {window[0]}x{window[1]} from evidence of {height}x{width}, "
+            "allowed here: plain, softmax"
+        )
+    evidence = evidence.relu()
     own = evidence[torch.arange(len(labels), device=labels.device), labels]  # (N, H, W)
     heaviest = F.avg_pool2d(own[:, None], window, 1, divisor_override=1).amax((1, 2, 3))
     left = evidence.sum((2, 3)) - F.one_hot(labels, evidence.shape[1]) * heaviest[:, None]
     return F.cross_entropy(SHARPNESS / (height * width) * left, labels)
 
 
+def softmax(evidence: Tensor, labels: Tensor, window: tuple[int, int]) -> Tensor:
+    """Cross-entropy of each position's own softmax, unclipped: base classifiers that vote (de-randomized
+    smoothing).
+    """
+    cells = evidence.flatten(2)  # (N, C, H * W)
+    return F.cross_entropy(cells, labels[:, None].expand(-1, cells.shape[2]))
+
+
 OBJECTIVES: dict[str, Callable[[Tensor, Tensor, tuple[int, int]], Tensor]] = {
     "plain": plain,
     "masked": masked,
+    "softmax": softmax,
 }
 
 
@@ -178,10 +193,10 @@ def train(
     entry an epoch.
 
     ``objective`` names one of :data:`OBJECTIVES`; ``patch`` (pixels) sets the window that "masked" removes.
-    AdamW, one-cycle learning rate. ``amp``: bfloat16 autocast, by default where the hardware has it.
-    ``checkpoint``: a file written after each epoch and resumed from when it exists; it must be of the same
-    run. Raises ``TrainingError`` when the loss is not finite, ``InputError`` for arguments that do not fit
-    and for a checkpoint of another run.
+    AdamW, one-cycle learning rate; each epoch seeds torch's own generator. ``amp``: bfloat16 autocast, by
+    default where the hardware has it. ``checkpoint``: a file written after each epoch and resumed from when
+    it exists; it must be of the same run. Raises ``TrainingError`` when the loss is not finite,
+    ``InputError`` for arguments that do not fit and for a checkpoint of another run.
     """
     if objective not in OBJECTIVES:
         raise InputError(f"objective: is {objective!r}, allowed: {', '.join(OBJECTIVES)}")
@@ -195,7 +210,7 @@ def train(
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     amp = _mixed_precision_pays(where) if amp is None else amp
     height, width = images[:1].shape[2:]
-    window = window_of(model, (height, width), patch) if objective != "plain" else (1, 1)
+    window = window_of(model, (height, width), patch) if objective == "masked" else (1, 1)
     loss_of = OBJECTIVES[objective]
     model.to(where).to(memory_format=torch.channels_last).train()
     groups = [
@@ -223,7 +238,7 @@ def train(
     log = []
     for epoch in range(start, epochs):
         began, total, right = time.perf_counter(), 0.0, 0
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        generator = torch.manual_seed(seed * 1_000_003 + epoch)  # torch's own: models may draw from it too
         order = torch.randperm(len(images), generator=generator)
         for step in tqdm(
             range(steps), f"epoch {epoch + 1}/{epochs}", leave=False, disable=None if progress else True
@@ -234,7 +249,7 @@ def train(
             batch, target = augment(images[index].to(where), shift, generator), labels[index].to(where)
             with torch.autocast(where.type, torch.bfloat16, enabled=amp):
                 evidence = model(batch)
-            evidence = evidence.float().relu()  # (n, C, H', W'), as the defense clips it
+            evidence = evidence.float()  # (n, C, H', W')
             loss = loss_of(evidence, target, window)
             value = loss.item()
             if not math.isfinite(value):
@@ -245,7 +260,7 @@ def train(
             loss.backward()
             optimizer.step()
             total += value
-            right += int((evidence.detach().sum((2, 3)).argmax(1) == target).sum())
+            right += int((evidence.detach().relu().sum((2, 3)).argmax(1) == target).sum())
         seconds = time.perf_counter() - began
         log.append(
             {
@@ -290,7 +305,8 @@ def fit(
     """``pglearn train``: build ``model`` with random weights, :func:`train` it, fix its constants, save it as
     ``out``.
 
-    The constants of the logits transform come from all training images, normalisation from the first 5,000.
+    The constants of the logits transform come from all training images (of a :class:`DSResNet` the first
+    1,000), normalisation from the first 5,000.
     While it trains, ``out``.checkpoint holds the last epoch; the same call resumes from there. ``options``
     are those of :func:`train`; ``about`` is saved along.
     """
@@ -301,9 +317,9 @@ def fit(
     checkpoint = Path(f"{out}.checkpoint")
     options = {**options, "batch_size": batch_size, "device": device, "seed": seed}
     log = train(network, images.images, images.labels, checkpoint=checkpoint, **options)
-    highest = max(
-        float(maps.max()) for _, maps in evidence_batches(network, images.images, 256, device, "constants")
-    )
+    seen = images.images[:1000] if isinstance(network, DSResNet) else images.images  # of many parts each
+    batches = evidence_batches(network, seen, 256, device, "constants")
+    highest = max(float(maps.abs().max()) for _, maps in batches)  # fixed point keeps the sign
     step, clip_high = constants(highest)
     facts = {"classes": json.dumps(images.classes), "image_size": "x".join(map(str, images.image_size))}
     recipe = {name: str(value) for name, value in options.items() if name not in ("device", "progress")}

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def some(count: int = 7, dtype: torch.dtype = torch.float32) -> Evidence:
         "16",
         False,
         {"model": "a small one", "note": "größer"},
+        "0.5",
     )
 
 
@@ -61,7 +63,7 @@ def test_round_trip(path, dtype):
     assert torch.equal(after.maps.double(), before.maps.double())
     assert before.maps.double().count_nonzero() > 0
     assert torch.equal(after.labels, before.labels)
-    for name in ("geometry", "step", "clip_high", "wrap", "provenance"):
+    for name in ("geometry", "step", "clip_high", "wrap", "provenance", "unit"):
         assert getattr(after, name) == getattr(before, name)
     assert torch.equal(load_file(path)["evidence"].double(), before.maps.double())  # anyone's reader
     assert sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -70,13 +72,8 @@ def test_round_trip(path, dtype):
 def test_a_bare_file_says_little(path):
     save_file({"evidence": torch.ones(2, 2, 1, 1), "labels": torch.tensor([0, 1])}, path)
     found = Evidence.load(path)
-    assert (found.geometry, found.step, found.clip_high, found.wrap, found.provenance) == (
-        None,
-        None,
-        None,
-        False,
-        {},
-    )
+    assert vars(found) | {"maps": 0, "labels": 0} == vars(Evidence(0, 0))
+    assert (found.geometry, found.step, found.clip_high, found.unit) == (None,) * 4
 
 
 def test_round_trip_of_what_a_file_may_lack(path):
@@ -85,6 +82,17 @@ def test_round_trip_of_what_a_file_may_lack(path):
     assert (found.labels, found.wrap) == (None, True)
     with pytest.raises(InputError, match=r"^labels: not in the file, allowed: .* --unlabelled"):
         Evidence.load(path)
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+def test_a_file_and_its_geometry_wrap_together(path, by_file):
+    """Whoever says so, file or geometry: windows of a patch count around the border in both."""
+    axes = some().geometry
+    about = {"wrap": True} if by_file else {"geometry": replace(axes, wrap=True)}
+    Evidence(torch.ones(2, 2, 4, 5), None, **{"geometry": axes, **about}).save(path)
+    found = EvidenceFile(path, unlabelled=True)
+    assert found.wrap
+    assert found.geometry == replace(axes, wrap=True)
 
 
 def test_labels_may_be_left_aside(path):
@@ -119,7 +127,8 @@ def test_batches_equal_the_whole(path, size):
 def test_written_in_batches_or_at_once_the_file_is_the_same(tmp_path, dtype):
     whole = some(dtype=dtype)
     whole.save(tmp_path / "whole")
-    about = {name: getattr(whole, name) for name in ("geometry", "step", "clip_high", "wrap", "provenance")}
+    names = ("geometry", "step", "clip_high", "wrap", "provenance", "unit")
+    about = {name: getattr(whole, name) for name in names}
     with EvidenceWriter(tmp_path / "batches", whole.maps.shape, dtype, **about) as writer:
         for start in (0, 3, 6):
             writer.write(whole.maps[start : start + 3], whole.labels[start : start + 3])
@@ -135,6 +144,7 @@ def test_written_in_batches_or_at_once_the_file_is_the_same(tmp_path, dtype):
         ({"dtype": torch.complex64}, "^dtype: torch.complex64 cannot be stored"),
         ({"dtype": torch.bool}, "^dtype: torch.bool cannot be stored"),
         ({"provenance": {"step": "1"}}, "^provenance: uses the reserved names"),
+        ({"provenance": {"unit": "1"}}, r"^provenance: uses the reserved names \['unit'\]"),
     ],
 )
 def test_a_writer_refuses_what_no_file_holds(path, change, message):

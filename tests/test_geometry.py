@@ -29,6 +29,7 @@ from pglearn.geometry import (
     probe,
     receptive_field,
     resampled,
+    shapes_up_to,
     touched,
     unseen_pixels,
     window_size,
@@ -443,6 +444,123 @@ def test_a_patch_touches_only_pixels_that_exist() -> None:
     assert touched(axis, -5, 20) == (0, 8)
 
 
+def cells_of(windows: list[Windows], geometry: Geometry) -> list[frozenset[tuple[int, int]]]:
+    """Every window as the set of its cells; columns modulo the map's width where they wrap."""
+    width = geometry.columns.cells
+    return [
+        frozenset(
+            (y, x % width if w.wrap else x)
+            for y in range(row, row + w.height)
+            for x in range(column, column + w.width)
+        )
+        for w in windows
+        for row in w.rows
+        for column in w.columns
+    ]
+
+
+def attacked_cells(patch: tuple[int, int], geometry: Geometry) -> set[frozenset[tuple[int, int]]]:
+    """The cells that each placement of a patch meets, pixel by pixel, columns modulo the image's width."""
+    rows, columns = geometry.rows, geometry.columns
+    found = set()
+    for top, left in itertools.product(range(rows.image - patch[0] + 1), range(columns.image - patch[1] + 1)):
+        met = [
+            {
+                i
+                for i, (start, stop) in enumerate(axis.fields)
+                if any((q % axis.image if wrap else q) in range(at, at + length) for q in range(start, stop))
+            }
+            for axis, at, length, wrap in (
+                (rows, top, patch[0], False),
+                (columns, left, patch[1], geometry.wrap),
+            )
+        ]
+        found.add(frozenset(itertools.product(*met)))
+    return found - {frozenset()}
+
+
+@given(st.data(), st.integers(2, 14), st.integers(1, 3), st.integers(1, 6), st.integers(1, 2))
+def test_windows_of_ablations_are_exact(
+    data: st.DataObject, width: int, stride: int, high: int, down: int
+) -> None:
+    """De-randomized smoothing: bands (or blocks) of every position, columns around the border."""
+    band, height = data.draw(st.integers(1, width)), 7
+    geometry = Geometry(
+        Axis(height, tuple((row, row + high) for row in range(0, height - high + 1, down))),
+        Axis(width, tuple((column, column + band) for column in range(0, width, stride))),
+        wrap=True,
+    )
+    patch = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
+    met = attacked_cells(patch, geometry)
+    assume(met)
+    windows = malicious_windows(*patch, geometry)
+    cells = cells_of(windows, geometry)
+    assert set(cells) == {inner for inner in met if not any(inner < outer for outer in met)}
+    assert len(cells) == len(set(cells))
+    assert all(len(inside) == w.height * w.width for w in windows for inside in cells_of([w], geometry))
+    if stride == 1 and band < width:
+        wide = min(width, patch[1] + band - 1)
+        assert {w.width for w in windows} == {wide}
+        starts = {(x - band + 1) % width for x in range(width - patch[1] + 1)}
+        assert {c for w in windows for c in w.columns} == (starts if wide < width else {0})
+
+
+FIELDS = st.lists(
+    st.tuples(st.integers(-12, 20), st.integers(0, 15)).map(lambda at: (at[0], sum(at))),
+    min_size=1,
+    max_size=7,
+)
+
+
+@given(FIELDS, st.integers(1, 9), st.data())
+def test_no_placement_escapes_whatever_wraps(
+    fields: list[tuple[int, int]], image: int, data: st.DataObject
+) -> None:
+    geometry = Geometry(Axis(2, ((0, 1), (1, 2))), Axis(image, tuple(fields)), wrap=True)
+    patch = data.draw(st.integers(1, image))
+    met = attacked_cells((1, patch), geometry)
+    if not met:
+        with pytest.raises(InputError, match="no field sees any pixel"):
+            malicious_windows(1, patch, geometry)
+        return
+    cells = cells_of(malicious_windows(1, patch, geometry), geometry)
+    assert all(any(inner <= outer for outer in cells) for inner in met)
+    assert not any(one < other for one, other in itertools.permutations(cells, 2))
+    count = len(fields)
+    for start in range(image - patch + 1):
+        seen = {
+            i
+            for i, (a, b) in enumerate(fields)
+            if any(q % image in range(start, start + patch) for q in range(a, b))
+        }
+        first, stop = touched(geometry.columns, start, patch, wrap=True)
+        smallest = min(
+            n for n in range(count + 1) for at in range(count) if seen <= {(at + i) % count for i in range(n)}
+        )
+        assert seen <= {i % count for i in range(first, stop)}
+        assert stop - first == smallest
+        assert 0 <= first < count
+
+
+def test_windows_of_bands() -> None:
+    """A 9-pixel patch against bands of 8 of 64 columns: 16 positions, for each of its 56 places."""
+    columns = Axis(64, tuple((column, column + 8) for column in range(64)))
+    (windows,) = malicious_windows(9, 9, Geometry(Axis(64, ((0, 64),)), columns, wrap=True))
+    assert (windows.height, windows.width, windows.wrap) == (1, 16, True)
+    assert set(windows.columns) == {*range(49), *range(57, 64)}
+    (plain,) = malicious_windows(9, 9, Geometry(Axis(64, ((0, 64),)), columns))
+    assert max(plain.columns) + plain.width <= 64
+
+
+@given(st.integers(1, 30), st.integers(1, 8), st.integers(1, 8))
+def test_shapes_up_to(area: int, height: int, width: int) -> None:
+    every = {(h, w) for h in range(1, height + 1) for w in range(1, width + 1) if h * w <= area}
+    found = shapes_up_to(area, height, width)
+    assert found == sorted(
+        (h, w) for h, w in every if not any((h, w) != (a, b) and h <= a and w <= b for a, b in every)
+    )
+
+
 def test_all_windows() -> None:
     assert all_windows(2, 3, 4, 5) == Windows(2, 3, (0, 1, 2), (0, 1, 2))
     assert all_windows(2, 3, 4, 5, wrap=True) == Windows(2, 3, (0, 1, 2), (0, 1, 2, 3, 4), wrap=True)
@@ -617,6 +735,8 @@ SMALL = receptive_field([Layer(3)], 8)
         (lambda: receptive_field([], 0), "image: is 0, allowed: 1 pixel or more"),
         (lambda: receptive_field([Layer(1, 1, 1)], -1), "image: is -1, allowed: 1 pixel or more"),
         (lambda: window_size(0, 9, 8), "p: is 0, allowed: 1 pixel or more"),
+        (lambda: shapes_up_to(0, 3, 3), "area: is 0, allowed: 1 or more"),
+        (lambda: shapes_up_to(3, 3, 0), "map_width: is 0, allowed: 1 or more"),
         (lambda: window_size(5, 0, 8), "r: is 0, allowed: 1 pixel or more"),
         (lambda: window_size(5, 9, -1), "s: is -1, allowed: 1 pixel or more"),
         (lambda: largest_patch(3, 0, 8), "r: is 0, allowed: 1 pixel or more"),

@@ -153,15 +153,144 @@ def test_ordinary_resnet_sees_everything():
     assert sum(p.numel() for p in models.build("resnet-small-64", 10).parameters()) < 1_000_000
 
 
-def test_patch_changes_nothing_outside_its_windows(small):
+PARTS = {  # kept, stride: whole columns, and blocks
+    "bands": ((0, 3), 1),
+    "bands, stride 3": ((0, 3), 3),
+    "blocks": ((4, 5), 1),
+    "blocks, stride 2": ((4, 3), 2),
+}
+
+
+def _smoothed(kept, stride=1, classes=4):
+    torch.manual_seed(6)
+    model = models.build("ds-small-64", classes, kept=kept, stride=stride, stages=[(6, 2, 1), (8, 2, 2)])
+    for module in model.modules():  # statistics as after training: not all zeros and ones
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.1)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", PARTS)
+@torch.inference_mode()
+def test_all_ablations_at_once_against_one_after_another(name, monkeypatch):
+    (high, wide), stride = PARTS[name]
+    model, images = _smoothed((high, wide), stride), torch.rand(2, 3, 8, 10)
+    evidence = model(images)
+    corners = [
+        (row, column)
+        for row in (range(0, 8 - high + 1, stride) if high else [0])
+        for column in range(0, 10, stride)
+    ]
+    slow = []
+    for row, column in corners:
+        part = torch.zeros(2, 4, high or 8, wide)
+        for y in range(high or 8):
+            for x in range(wide):
+                at = row + y, (column + x) % 10
+                part[:, :3, y, x] = (images[:, :, *at] - model.mean[:, 0, 0]) / model.std[:, 0, 0]
+                part[:, 3, y, x] = 1
+        slow.append(model.fc(model.body(model.stem(part)).mean((2, 3), keepdim=True))[:, :, 0, 0])
+    rows = len({row for row, _ in corners})
+    assert evidence.shape == (2, 4, rows, len(corners) // rows)
+    torch.testing.assert_close(evidence.flatten(2), torch.stack(slow, -1), rtol=1e-4, atol=1e-5)
+    assert evidence.std(-1).min() > 0
+    seen = models.geometry(model, (8, 10))
+    assert seen.wrap
+    assert (seen.rows.cells, seen.columns.cells) == tuple(evidence.shape[2:])
+    assert [(r[0], c[0]) for r in seen.rows.fields for c in seen.columns.fields] == corners
+
+
+@pytest.mark.parametrize("name", PARTS)
+@torch.inference_mode()
+def test_an_ablation_depends_on_no_pixel_that_is_not_kept(name):
+    """NaN in one pixel after another: exactly the cells that keep it turn NaN, no other changes a bit."""
+    model = _smoothed(*PARTS[name])
+    image = torch.rand(1, 3, 8, 10)
+    clean, seen = model(image)[0], models.geometry(model, (8, 10))
+    for y in range(8):
+        for x in range(10):
+            attacked = image.clone()
+            attacked[..., y, x] = float("nan")
+            after = model(attacked)[0]
+            for i, (top, bottom) in enumerate(seen.rows.fields):
+                for j, (left, right) in enumerate(seen.columns.fields):
+                    kept = top <= y < bottom and (left <= x < right or left <= x + 10 < right)
+                    assert bool(after[:, i, j].isnan().all()) == kept
+                    assert kept or torch.equal(after[:, i, j], clean[:, i, j])
+
+
+@torch.inference_mode()
+def test_padding_is_nothing_and_black_is_not():
+    """On the whole ablated image, with 'nothing' written out, the first layer says the same of the part."""
+    model, image = _smoothed((0, 3)), torch.rand(1, 3, 8, 10)
+    ablated = torch.zeros(1, 4, 8, 10)
+    ablated[:, :, :, 4:7] = torch.cat([model.normalised(image), torch.ones(1, 1, 8, 10)], 1)[..., 4:7]
+    whole, part = model.stem[0](ablated)[..., 4:7], model.stem[0](ablated[..., 4:7])
+    torch.testing.assert_close(whole, part)
+    grey = model.mean.expand(1, 3, 8, 10)  # all zeros once it is normalised, as nothing is
+    assert not torch.allclose(
+        model.stem[0](torch.cat([model.normalised(grey), ablated[:, 3:]], 1))[..., 4:7], part
+    )
+    assert model(grey).abs().max() > 0
+
+
+def test_training_sees_one_ablation_of_each_image():
+    model, images = _smoothed((4, 5), 2), torch.rand(3, 3, 8, 10)
+    cells = model(images).flatten(2)
+    model.training = True  # of itself; its batch normalisation stays as it is
+    drawn = torch.zeros(3, cells.shape[2], dtype=torch.long)
+    for seed in range(150):
+        torch.manual_seed(seed)
+        evidence = model(images)
+        assert evidence.shape == (3, 4, 1, 1)
+        same = (evidence[..., 0] - cells).abs().amax(1) < 1e-5
+        assert same.sum(1).tolist() == [1, 1, 1]
+        drawn += same
+    assert drawn.min() > 0
+    assert not torch.equal(drawn[0], drawn[1])
+    torch.manual_seed(149)
+    assert torch.equal(model(images), evidence)
+    large = _smoothed((0, 128)).train()
+    large(torch.rand(5, 3, 1024, 130))  # more pixels than one chunk has
+    assert large.stem[1].num_batches_tracked == 1  # batch normalisation saw the batch, not its chunks
+
+
+def test_chunks_of_ablations_change_nothing(tmp_path):
+    model = _smoothed((0, 12))
+    images = torch.randint(256, (6, 3, 96, 64), dtype=torch.uint8)  # more than fit in one chunk
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            model(images), torch.cat([model(images[i : i + 1]) for i in range(6)]), rtol=1e-4, atol=1e-4
+        )
+    models.save_model(tmp_path / "model", model)
+    loaded, _ = models.load_model(tmp_path / "model")
+    with torch.inference_mode():
+        assert torch.equal(loaded(images[:1]), model(images[:1]))
+
+
+def test_evidence_of_ablations_wraps_in_its_file(tmp_path):
+    model, images = _smoothed((0, 3)), torch.rand(2, 3, 8, 10)
+    seen = models.geometry(model, (8, 10))
+    models.collect_evidence(model, images, torch.tensor([0, 1]), path=tmp_path / "e", geometry=seen)
+    stored = Evidence.load(tmp_path / "e")
+    assert stored.wrap
+    assert stored.geometry == seen
+    windows = malicious_windows(2, 2, stored.geometry)
+    assert [(w.height, w.width, len(w), w.wrap) for w in windows] == [(1, 4, 9, True)]
+
+
+@pytest.mark.parametrize("name", ["small", "bands", "blocks, stride 2"])
+def test_patch_changes_nothing_outside_its_windows(small, name):
+    model = small if name == "small" else _smoothed(*PARTS[name])
     generator = torch.Generator().manual_seed(3)
     image = torch.randint(256, (1, 3, 32, 32), dtype=torch.uint8, generator=generator)
     step = Logits(step="0.0009765625", clip_high="16")
     with torch.inference_mode():
-        clean = step(small(image))
+        clean = step(model(image))
+        width = clean.shape[-1]
         windows = [
-            (row, column, w.height, w.width)
-            for w in malicious_windows(5, 5, models.geometry(small, 32))
+            {(row + i, (column + j) % width) for i in range(w.height) for j in range(w.width)}
+            for w in malicious_windows(5, 5, models.geometry(model, 32))
             for row in w.rows
             for column in w.columns
         ]
@@ -171,13 +300,9 @@ def test_patch_changes_nothing_outside_its_windows(small):
             attacked[..., y : y + 5, x : x + 5] = torch.randint(
                 256, (3, 5, 5), dtype=torch.uint8, generator=generator
             )
-            cells = (step(small(attacked)) != clean).any(1)[0].nonzero().tolist()
+            cells = {(i, j) for i, j in (step(model(attacked)) != clean).any(1)[0].nonzero().tolist()}
             moved += len(cells)
-            assert any(all(r <= i < r + h and c <= j < c + w for i, j in cells) for r, c, h, w in windows), (
-                y,
-                x,
-                cells,
-            )
+            assert any(cells <= window for window in windows), (y, x, cells)
     assert moved > 40  # the patches did reach the evidence
 
 
@@ -196,6 +321,16 @@ def test_uint8_and_unit_floats_agree(small):
         (lambda: models.build("bagnet9", 1), "num_classes: is 1"),
         (lambda: models.build("bagnet9", 10, depth=3), "model: bagnet9 cannot be built"),
         (lambda: models.build("bagnet9", 10, std=(1, 1, 0)), "std: is"),
+        (lambda: models.build("ds-small-64", 10, kept=(0, 0)), r"kept: is \(0, 0\) at stride 1, allowed"),
+        (lambda: models.build("ds-small-64", 10, stride=0), r"kept: is \(0, 8\) at stride 0, allowed"),
+        (
+            lambda: _smoothed((0, 9))(torch.rand(1, 3, 8, 9)),
+            "images: are 8x9 pixels, allowed for parts of 0x9",
+        ),
+        (
+            lambda: _smoothed((9, 3))(torch.rand(1, 3, 8, 9)),
+            "images: are 8x9 pixels, allowed for parts of 9x3",
+        ),
     ],
 )
 def test_build_refuses(call, line):

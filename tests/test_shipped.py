@@ -10,10 +10,11 @@ import pytest
 from pglearn.certify import certify_file
 from pglearn.cli import main
 from pglearn.data import load
-from pglearn.defenses import Defense, Logits, WindowMask
+from pglearn.defenses import make_defense
 from pglearn.evaluation import evaluate
 from pglearn.evidence import EvidenceFile, sha256
 from pglearn.geometry import malicious_windows
+from pglearn.models import load_model
 
 DATA = Path(__file__).parents[1] / "data"
 CARDS = sorted(DATA.glob("*.md"))
@@ -28,9 +29,7 @@ def certified(path: Path, patch: tuple[int, int]) -> tuple[int, int]:
     file = EvidenceFile(path)
     assert file.geometry is not None
     windows = malicious_windows(*patch, file.geometry)
-    mask = WindowMask(max(w.height for w in windows), max(w.width for w in windows))
-    constants = {"step": file.step or "", "clip_high": file.clip_high or ""}
-    found = certify_file(file, Defense(Logits(**constants), mask), windows)
+    found = certify_file(file, make_defense("mask", windows, source=file), windows)
     return int(found.clean.sum()), int(found.certified.sum())
 
 
@@ -46,15 +45,35 @@ def test_shipped_files_are_small() -> None:
     assert sum(sizes) <= 80 * 2**20
 
 
-def test_the_bank_gives_the_counts_of_its_card(capsys: pytest.CaptureFixture[str]) -> None:
-    card, bank = table(DATA / "cifar10-masked.md"), DATA / "cifar10-masked-bank.safetensors"
-    assert main(["certify", str(bank), "--defense", "mask", "--patch", "5x5", "--json"]) == 0
+ROWS = [
+    (card.stem, *row)
+    for card in CARDS
+    for row in re.findall(
+        r"^\| `(--defense [^`]+)` \| (\d+) \| (\d+) \|$", card.read_text(encoding="utf-8"), re.M
+    )
+]
+
+
+@pytest.mark.parametrize(("name", "options", "clean", "proved"), ROWS)
+def test_banks_give_the_counts_of_their_cards(
+    name: str, options: str, clean: str, proved: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bank = DATA / f"{name}-bank.safetensors"
+    assert main(["certify", str(bank), *options.split(), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["images"] == 1000
-    assert (report["clean"], report["certified"]) == (int(card["bank clean"]), int(card["bank certified"]))
-    labels = EvidenceFile(bank).labels
-    assert labels is not None
-    assert labels.bincount().tolist() == [100] * 10
+    assert (report["images"], report["clean"], report["certified"]) == (1000, int(clean), int(proved))
+
+
+def test_every_bank_has_counts_and_100_images_of_each_class() -> None:
+    banks = sorted(DATA.glob("*-bank.safetensors"))
+    assert {f"{name}-bank" for name, *_ in ROWS} == {bank.stem for bank in banks}
+    for bank in banks:
+        file = EvidenceFile(bank)
+        assert file.labels is not None
+        assert file.labels.bincount().tolist() == [100] * 10
+        assert (file.step, file.provenance["selection"]) == ("1", "first 100 of each class")
+        model = bank.with_name(file.provenance["model"])
+        assert (file.unit, file.provenance["model_sha256"]) == (load_model(model)[1]["step"], sha256(model))
 
 
 @pytest.mark.skipif(

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pglearn import InputError, models, training
+from pglearn import InputError, evaluation, models, training
 from pglearn.data import ImageSet
+from pglearn.defenses import Logits, WindowMask
+from pglearn.evidence import Evidence
 
 STAGES = [(4, 2, 8, 0, 1), (3, 2, 12, 1, 1)]
 
@@ -58,6 +60,65 @@ def test_objectives_against_loops():
         masked.append(cross_entropy([training.SHARPNESS * s / 24 for s in sums], label))
     assert training.plain(evidence, labels, (2, 3)).item() == pytest.approx(sum(plain) / 5, rel=1e-5)
     assert training.masked(evidence, labels, (2, 3)).item() == pytest.approx(sum(masked) / 5, rel=1e-5)
+
+
+def test_the_softmax_objective_against_a_loop():
+    torch.manual_seed(1)
+    evidence, labels = torch.randn(5, 3, 2, 4) * 5, torch.tensor([0, 2, 1, 2, 0])
+    each = [
+        cross_entropy(maps[:, y, x].tolist(), label)
+        for maps, label in zip(evidence.double(), labels.tolist(), strict=True)
+        for y in range(2)
+        for x in range(4)
+    ]
+    assert training.softmax(evidence, labels, (1, 1)).item() == pytest.approx(sum(each) / 40, rel=1e-5)
+
+
+def test_objectives_clip():
+    torch.manual_seed(2)
+    evidence, labels = torch.randn(5, 3, 4, 6), torch.tensor([0, 2, 1, 2, 0])
+    for objective in (training.plain, training.masked):
+        assert objective(evidence, labels, (2, 3)) == objective(evidence.relu(), labels, (2, 3))
+
+
+def smoothed(seed: int = 0) -> models.LocalNet:
+    torch.manual_seed(seed)
+    return models.build("ds-small-64", 2, kept=(0, 4), stages=[(8, 2, 2)])
+
+
+def test_a_smoothed_network_learns_and_resumes(tmp_path):
+    options = OPTIONS | {"objective": "softmax", "epochs": 6, "lr": 0.01}
+    whole, first, checkpoint = smoothed(), smoothed(), tmp_path / "run"
+    training.train(whole, *two_colours(), **options)
+    images, labels = two_colours(seed=1)
+    with torch.inference_mode():
+        evidence = whole(images)
+    assert evidence.shape == (96, 2, 1, 16)
+    right = evidence.argmax(1) == labels[:, None, None]  # every band on its own
+    assert right.double().mean() > 0.95
+
+    class Mortal:
+        reads = 0
+
+        def __len__(self) -> int:
+            return len(two_colours()[0])
+
+        def __getitem__(self, index: Tensor) -> Tensor:
+            self.reads += 1
+            if self.reads == 23:
+                raise Killed
+            return two_colours()[0][index]
+
+    with pytest.raises(Killed):
+        training.train(first, Mortal(), two_colours()[1], **options, checkpoint=checkpoint)
+    torch.manual_seed(77)  # the draws of a run are its own
+    again = smoothed(9)
+    assert len(training.train(again, *two_colours(), **options, checkpoint=checkpoint)) == 3
+    assert same(again, whole)
+    with pytest.raises(
+        InputError, match="objective: masked takes a window of 1x5 from evidence of 1x1, allowed"
+    ):
+        training.train(smoothed(), *two_colours(), **OPTIONS)
 
 
 def test_augment_only_mirrors_and_moves():
@@ -192,7 +253,7 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"objective": "magic"}, "objective: is 'magic', allowed: plain, masked"),
+        ({"objective": "magic"}, "objective: is 'magic', allowed: plain, masked, softmax"),
         ({"epochs": 0}, "epochs: is 0, allowed: above 0"),
         ({"lr": math.nan}, "lr: is nan"),
         ({"batch_size": 97}, "images: 96 with 96 labels, allowed: one label each, 97 or more"),
@@ -231,3 +292,49 @@ def test_fit_writes_a_model_with_its_constants(tmp_path):
     assert evidence is not None
     assert (about["step"], about["clip_high"]) == training.constants(evidence.maps.max().item())
     assert json.loads(about["training"])["epochs"] == "1"
+
+
+@pytest.mark.parametrize("fixed_point", [False, True])
+@pytest.mark.parametrize("name", ["bagnet-small-32", "ds-small-64"])
+def test_evaluate_writes_what_every_transform_needs(tmp_path, monkeypatch, name, fixed_point):
+    data = ImageSet(*two_colours(16), ("red", "blue"))
+    monkeypatch.setitem(
+        models.MODELS, "ds-small-64", (models.DSResNet, {"kept": (0, 4), "stages": [(8, 2, 2)]})
+    )
+    model = tmp_path / "model"
+    objective = "softmax" if name == "ds-small-64" else "masked"
+    training.fit(data, name, model, **OPTIONS | {"objective": objective, "lr": 0.02})
+    network, about = models.load_model(model)
+    if name == "bagnet-small-32":
+        network.fc.bias.data += 20 * torch.tensor([1.0, -1.0])  # beyond the clip
+        models.save_model(model, network, about)
+    found = evaluation.evaluate(model, data, tmp_path / "e", (2, 2), fixed_point, device="cpu")
+    stored = Evidence.load(tmp_path / "e")
+    raw = models.collect_evidence(network, data.images, device="cpu").maps.double()
+    step = float(about["step"])
+    if fixed_point:
+        assert (stored.maps.dtype, stored.step, stored.unit) == (torch.int16, "1", about["step"])
+        assert float(stored.clip_high) == float(about["clip_high"]) / step
+        assert torch.equal(stored.maps, (raw / step).round().clamp(-(2**15), 2**15 - 1).to(torch.int16))
+    else:
+        assert (stored.step, stored.clip_high, stored.unit) == (about["step"], about["clip_high"], None)
+        assert torch.equal(stored.maps, raw.float())
+    units = Logits(stored.step, stored.clip_high)(stored.maps)
+    assert torch.equal(units, Logits(about["step"], about["clip_high"])(raw))
+    assert (units < stored.maps if fixed_point else units * step < raw - step).any() == (
+        name != "ds-small-64"
+    )
+    assert (stored.maps < 0).any() == (name == "ds-small-64")
+    assert stored.wrap == (name == "ds-small-64")
+    assert found.mask == ((1, 5) if name == "ds-small-64" else (3, 3))
+    assert found.undefended == int((units.sum((2, 3)).argmax(1) == data.labels).sum())
+    assert found.defended == int(
+        WindowMask(*found.mask, wrap=stored.wrap).outcome(units, data.labels)[1].sum()
+    )
+
+
+def test_fixed_point_of_numbers_that_are_no_numbers():
+    maps = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.75, -1.25, 1e9])
+    units = evaluation._stored(maps, "0.5", torch.int16)
+    assert units.tolist() == [0, 32767, -32768, 2, -2, 32767]  # half to even
+    assert evaluation._stored(maps, "0.5", torch.int32).tolist()[-1] == 2_000_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import combinations_with_replacement
 
 import numpy as np
 import torch
@@ -173,7 +174,8 @@ def cover(weights: Tensor, windows: Sequence[Windows], patches: int) -> Tensor:
     cells = weights.clamp(min=0).flatten(1).topk(min(patches * area, weights[0].numel())).values.sum(1)
     if patches > 2:
         weights = weights.clamp(min=0)
-    pair = torch.stack([_pair(weights, first, second) for first in windows for second in windows]).amax(0)
+    pairs = combinations_with_replacement(windows, 2)
+    pair = torch.stack([_pair(weights, *each) for each in pairs]).amax(0)
     return (patches * pair // 2).minimum(cells)
 
 
