@@ -13,7 +13,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,11 @@ class Evidence:
     wrap: bool = False
     provenance: dict[str, str] = field(default_factory=dict)
     unit: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.geometry is not None:  # one wraps, and so does the other
+            self.wrap = self.wrap or self.geometry.wrap
+            self.geometry = replace(self.geometry, wrap=self.wrap)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file that :meth:`load` and ``pglearn certify`` read; never leaves half of one."""

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from pglearn import InputError
 from pglearn.evidence import Evidence, EvidenceFile, EvidenceWriter, atomic, sha256
-from pglearn.geometry import Geometry, Layer, receptive_field
+from pglearn.geometry import Axis, Geometry, Layer, receptive_field
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2, torch.float8_e4m3fn]
 SIGNED = [torch.int64, torch.int32, torch.int16, torch.int8]
@@ -387,3 +387,10 @@ def test_a_file_larger_than_memory_streams(path):
         text=True,
     )
     assert (done.returncode, done.stdout) == (0, "streamed\n"), done.stderr
+
+
+@pytest.mark.parametrize(("own", "geometry"), [(True, False), (False, True), (True, True), (False, False)])
+def test_evidence_and_its_geometry_wrap_together(own, geometry):
+    axis = Axis(6, tuple((column, column + 2) for column in range(6)))
+    evidence = Evidence(torch.zeros(1, 2, 1, 6), None, Geometry(Axis(4, ((0, 4),)), axis, geometry), wrap=own)
+    assert (evidence.wrap, evidence.geometry.wrap) == (own or geometry, own or geometry)

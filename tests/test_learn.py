@@ -60,32 +60,32 @@ def stops(*_: Any) -> int:
 # ---------------------------------------------------------------------------------------------- the machinery
 @pytest.fixture
 def exercise_9(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exercise 9.1: the larger of two numbers. It lives for one test."""
+    """Exercise 98.1: the larger of two numbers. It lives for one test."""
 
     def judge(answer: Any) -> None:
         compare(answer, max, [(1, 2), (2, 1), (3, 3)])
         if answer(-1, -2) == 0:
             raise Wrong("numbers may be\nnegative")
 
-    monkeypatch.setattr(learn, "_registry", {"9.1": Exercise("9.1", 1, 5, judge)})
+    monkeypatch.setattr(learn, "_registry", {"98.1": Exercise("98.1", 1, 5, judge)})
 
 
 @pytest.mark.parametrize(
     ("answer", "verdict"),
     [
-        (max, "9.1 solved"),
-        (lambda a, b: a if a > b else b, "9.1 solved"),
-        (lambda a, b: torch.tensor(max(a, b)), "9.1 solved"),
-        (None, "9.1 not yet: nothing returned yet"),
-        (lambda a, b: None, "9.1 not yet: nothing returned yet"),
-        (lambda a, b: a, "9.1 not yet: for (1, 2): expected 2, got 1"),
-        (lambda a, b: max(a, b, 0), "9.1 not yet: numbers may be negative"),
-        (lambda a: a, "9.1 not yet: your function cannot take 2 arguments: too many positional arguments"),
-        (3, "9.1 not yet: expected a function, got 3"),
+        (max, "98.1 solved"),
+        (lambda a, b: a if a > b else b, "98.1 solved"),
+        (lambda a, b: torch.tensor(max(a, b)), "98.1 solved"),
+        (None, "98.1 not yet: nothing returned yet"),
+        (lambda a, b: None, "98.1 not yet: nothing returned yet"),
+        (lambda a, b: a, "98.1 not yet: for (1, 2): expected 2, got 1"),
+        (lambda a, b: max(a, b, 0), "98.1 not yet: numbers may be negative"),
+        (lambda a: a, "98.1 not yet: your function cannot take 2 arguments: too many positional arguments"),
+        (3, "98.1 not yet: expected a function, got 3"),
     ],
 )
 def test_verdicts(exercise_9: None, answer: Any, verdict: str, capsys: pytest.CaptureFixture[str]) -> None:
-    check("9.1", answer)
+    check("98.1", answer)
     assert capsys.readouterr().out == verdict + "\n"
 
 
@@ -94,10 +94,10 @@ def divides(a: int, b: int) -> float:
 
 
 def test_an_exception_names_the_learners_line(exercise_9: None, capsys: pytest.CaptureFixture[str]) -> None:
-    check("9.1", divides)
+    check("98.1", divides)
     line = divides.__code__.co_firstlineno + 1
     assert capsys.readouterr().out == (
-        "9.1 not yet: your code stopped with ZeroDivisionError: "
+        "98.1 not yet: your code stopped with ZeroDivisionError: "
         f"division by zero (line {line}: return a / (b - 2))\n"
     )
 
