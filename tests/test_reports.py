@@ -165,3 +165,21 @@ def test_the_worked_example_of_contributing(bank, monkeypatch, capsys):
                 margins.append(keeps - sorted(scores)[-2])
         assert found["per_image"]["margin"][i] == pytest.approx(min(margins) / 100)
     assert 0 < found["certified"] < 40
+
+
+def test_the_shipped_comparison_is_what_the_library_finds():
+    shipped = [row for row in read(ROOT / "data" / "results.csv") if row.patch == "5x5" and row.top_k == 1]
+    found = compare(sorted((ROOT / "data").glob("*-bank.safetensors")), [(5, 5)])
+    assert [replace(row, seconds=0) for row in found] == [replace(row, seconds=0) for row in shipped]
+    assert (ROOT / "data" / "results.md").read_text() == markdown(read(ROOT / "data" / "results.csv"))
+
+
+def test_the_comparison_of_the_readme_is_the_shipped_one():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for data in ("cifar10-masked-bank", "cifar10-ds-bank"):
+        (line,) = re.findall(rf"^\| `{data}` \| (.*) \|$", text, flags=re.MULTILINE)
+        assert line.split(" | ") == [
+            f"{100 * row.clean / row.images:.1f} / {100 * row.certified / row.images:.1f}"
+            for row in read(ROOT / "data" / "results.csv")
+            if (row.data, row.patch, row.top_k) == (data, "5x5", 1)
+        ]

@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from pglearn import shapes
 from pglearn.certify import certify_file
 from pglearn.cli import main
 from pglearn.data import load
@@ -14,7 +16,7 @@ from pglearn.defenses import make_defense
 from pglearn.evaluation import evaluate
 from pglearn.evidence import EvidenceFile, sha256
 from pglearn.geometry import malicious_windows
-from pglearn.models import load_model
+from pglearn.models import collect_evidence, load_model
 
 DATA = Path(__file__).parents[1] / "data"
 CARDS = sorted(DATA.glob("*.md"))
@@ -74,6 +76,18 @@ def test_every_bank_has_counts_and_100_images_of_each_class() -> None:
         assert (file.step, file.provenance["selection"]) == ("1", "first 100 of each class")
         model = bank.with_name(file.provenance["model"])
         assert (file.unit, file.provenance["model_sha256"]) == (load_model(model)[1]["step"], sha256(model))
+
+
+@pytest.mark.parametrize("name", ["shapes-bagnet", "shapes-bagnet-plain", "shapes-ds"])
+def test_banks_of_the_embedded_set_hold_what_their_models_see(name: str) -> None:
+    bank = EvidenceFile(DATA / f"{name}-bank.safetensors").load()
+    images, labels = shapes.dataset("test", 10)
+    found = collect_evidence(load_model(DATA / f"{name}.safetensors")[0], images, progress=False)
+    assert found is not None
+    assert bank.labels is not None
+    assert bank.unit is not None
+    assert torch.equal(bank.labels[:10], labels)
+    assert (bank.maps[:10].double() * float(bank.unit) - found.maps).abs().max() < 0.05
 
 
 @pytest.mark.skipif(

@@ -565,8 +565,8 @@ def exact_for_two(case: Case) -> bool:
 
 
 def bounded(case: Case) -> Certificate:
-    """Never above what the attacker gets; equal to it for two windows and a sum; for single features never
-    below what the attacker could with as many cells anywhere.
+    """Never above what the attacker gets, equal to it for two windows and a sum; never below what as many
+    cells anywhere would do.
     """
     found = case.certificate()
     area = max(w.height * w.width for w in case.windows)
@@ -580,9 +580,8 @@ def bounded(case: Case) -> Certificate:
         assert found.certified[i] == (margin > 0)
         if exact_for_two(case):
             assert margin == expected.margin
-        if isinstance(case.aggregate, TopMask):
-            anywhere = case.patches * area
-            assert margin >= oracle.any_cells(image, y, case.aggregate.alpha, anywhere, case.top, case.k)
+        alpha, anywhere = getattr(case.aggregate, "alpha", 0), case.patches * area
+        assert margin >= oracle.any_cells(image, y, alpha, anywhere, case.top, case.k)
     return found
 
 
@@ -614,13 +613,13 @@ def test_two_windows_in_single_features_are_less_than_as_many_cells_anywhere():
     eight, and the mask takes eight more.
     """
     units = torch.full((1, 2, 8, 8), 3)
-    units[0, 0, ::2, ::2] = 60
+    units[0, 1], units[0, 0, ::2, ::2] = 5, 60
     windows = [all_windows(2, 2, 8, 8)]
     image, unions = units[0].flatten(1).tolist(), oracle.unions(cells_of(windows, 8), 2)
     found = certify_units(units, torch.tensor([0]), TopMask(8), windows, 60, patches=2)
     exact = oracle.exactly(image, 0, lambda m: oracle.without_heaviest(m, 8), unions, 60)
-    assert oracle.any_cells(image, 0, 8, 8, 60) == -24
-    assert found.margin_units.item() == exact.margin == 318
+    assert oracle.any_cells(image, 0, 8, 8, 60) == -136
+    assert found.margin_units.item() == exact.margin == 206
 
 
 def test_two_windows_in_single_features_come_near_the_exact_margin():
@@ -640,6 +639,18 @@ def test_two_windows_in_single_features_come_near_the_exact_margin():
         any_cells += oracle.any_cells(image, 0, alpha, alpha, 110)
         exact += oracle.exactly(image, 0, score, unions, 110).margin
     assert any_cells + 0.9 * (exact - any_cells) <= mine <= exact
+
+
+def test_windows_that_share_what_the_attacker_would_rather_not_hold():
+    """Four windows around one cell where the rival has its evidence: three of them hold that cell once, and
+    not, as their pairs do, three times.
+    """
+    units = torch.zeros(1, 2, 7, 7, dtype=torch.int64)
+    units[0, 0], units[0, 0, 3, 3], units[0, 1, 3, 3] = 10, 0, 8
+    windows = [Windows(1, 2, (3,), (2, 3)), Windows(2, 1, (2, 3), (3,))]
+    case = Case(units, [0], TopMask(6), windows, 10, 1, 3)
+    assert [v.margin for v in case.verdicts()] == [390]
+    assert bounded(case).certified.all()
 
 
 def test_one_of_one_window_is_one_window():
