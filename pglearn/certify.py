@@ -23,7 +23,7 @@ from pglearn.errors import InputError
 from pglearn.evidence import Evidence, EvidenceFile
 from pglearn.geometry import Windows, all_windows, malicious_windows
 
-__all__ = ["Certificate", "certify", "certify_file", "certify_units", "interval", "rate", "threat"]
+__all__ = ["Certificate", "certify", "certify_file", "certify_units", "check", "interval", "rate", "threat"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def threat(
     return [windows for shape in patch for windows in malicious_windows(*shape, source.geometry)]
 
 
-def _check(
+def check(
     shape: tuple[int, ...],
     labels: Tensor | None,
     aggregate: Aggregate,
@@ -111,7 +111,9 @@ def _check(
     k: int,
     patches: int,
 ) -> int:
-    """How many patches matter: more windows than cells reach no more."""
+    """Raise ``InputError`` where certifying evidence of ``shape`` would fail or be meaningless. How many
+    patches matter: more windows than cells reach no more.
+    """
     if len(shape) != 4 or 0 in shape:
         raise InputError(f"evidence: has shape {tuple(shape)}, allowed: (N, C, H, W), none of them 0")
     images, classes, height, width = shape
@@ -164,7 +166,7 @@ def certify_units(
     all ``windows``, or with ``patches`` any so many of them, overlapping or not. Raises
     ``InputError`` on anything that would make the certificate meaningless.
     """
-    patches = _check(tuple(units.shape), labels, aggregate, windows, top, k, patches)
+    patches = check(tuple(units.shape), labels, aggregate, windows, top, k, patches)
     if units.dtype not in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64):
         raise InputError(
             f"units: are {units.dtype}, allowed: integers; a transform makes them from raw evidence"
@@ -192,7 +194,7 @@ def certify(
     transform = defense.transform
     if maps.is_complex() or maps.dtype == torch.bool:
         raise InputError(f"maps: are of type {maps.dtype}, allowed: integers and floating point")
-    patches = _check(tuple(maps.shape), labels, defense.aggregate, windows, transform.top, k, patches)
+    patches = check(tuple(maps.shape), labels, defense.aggregate, windows, transform.top, k, patches)
     step = decimal("step", transform.step)
     return _chunked(transform, maps, labels, defense.aggregate, windows, transform.top, k, patches, step)
 

@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pglearn.errors import InputError
@@ -27,9 +28,15 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _shape(text: str) -> tuple[int, int]:
-    if not (match := re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text)):
+    if not (match := re.fullmatch(r"([0-9]{1,9})[xX]([0-9]{1,9})", text)):
         raise argparse.ArgumentTypeError(f"is {text!r}, allowed: HEIGHTxWIDTH, such as 5x5")
     return int(match[1]), int(match[2])
+
+
+def _whole(text: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,30}", text):
+        raise argparse.ArgumentTypeError(f"is {text!r}, allowed: a whole number")
+    return int(text)
 
 
 def _by(shape: Sequence[int]) -> str:
@@ -140,6 +147,11 @@ def _compare(args: argparse.Namespace) -> None:
     from pglearn.reports import compare, markdown, write
 
     kind = "window" if args.window else "patch"
+    taken = [Path(name).resolve() for name in (*args.FILE, args.out, args.markdown) if name]
+    if len(set(taken)) < len({*args.FILE}) + len(taken) - len(args.FILE):
+        raise InputError(
+            "--out: or --markdown names a file that is read or written already, allowed: another"
+        )
     results = compare(
         args.FILE, args.window or args.patch, kind, args.defense, args.top_k, args.patches, progress=True
     )
@@ -260,14 +272,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     certify.add_argument(
         "--top-k",
-        type=int,
+        type=_whole,
         default=1,
         metavar="K",
         help="fewer than K other classes may reach the label (default 1)",
     )
     certify.add_argument(
         "--patches",
-        type=int,
+        type=_whole,
         default=1,
         metavar="P",
         help="number of patches, anywhere (mask: needs --within)",
@@ -305,9 +317,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="defenses, NAME or NAME:TRANSFORM (default: mask features clip vote mask:confidence)",
     )
-    compare.add_argument("--top-k", type=int, nargs="+", default=[1], metavar="K", help="(default 1)")
+    compare.add_argument("--top-k", type=_whole, nargs="+", default=[1], metavar="K", help="(default 1)")
     compare.add_argument(
-        "--patches", type=int, nargs="+", default=[1], metavar="P", help="(default 1; window masks take 1)"
+        "--patches", type=_whole, nargs="+", default=[1], metavar="P", help="(default 1; window masks take 1)"
     )
     compare.add_argument("--out", required=True, metavar="FILE", help="where the results go (CSV)")
     compare.add_argument("--markdown", metavar="FILE", help="where the table goes, besides being printed")
@@ -329,14 +341,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="masked (App. A, the default), plain, or softmax (de-randomized smoothing)",
     )
-    train.add_argument("--epochs", type=int, default=10)
-    train.add_argument("--batch-size", type=int, default=128)
+    train.add_argument("--epochs", type=_whole, default=10)
+    train.add_argument("--batch-size", type=_whole, default=128)
     train.add_argument("--lr", type=float, default=4e-3, help="peak learning rate of the one-cycle schedule")
     train.add_argument(
-        "--shift", type=int, default=1, help="images are moved by up to so many pixels (default 1)"
+        "--shift", type=_whole, default=1, help="images are moved by up to so many pixels (default 1)"
     )
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
+    train.add_argument("--seed", type=_whole, default=0)
+    train.add_argument("--threads", type=_whole, default=0, help="CPU threads (default: all)")
     train.set_defaults(run=_train)
 
     about = (
@@ -348,7 +360,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", required=True, metavar="FILE", help="where the evidence goes (safetensors)"
     )
     evaluate.add_argument(
-        "--per-class", type=int, default=0, metavar="N", help="only the first N images of each class"
+        "--per-class", type=_whole, default=0, metavar="N", help="only the first N images of each class"
     )
     evaluate.add_argument(
         "--fixed-point", action="store_true", help="write integers, rounded as the defense does"
@@ -365,10 +377,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--root", metavar="DIR", help="folder that holds the data (default: $PGLEARN_DATA)"
         )
-        command.add_argument("--size", type=int, metavar="PIXELS", help="resize and crop to this side")
+        command.add_argument("--size", type=_whole, metavar="PIXELS", help="resize and crop to this side")
         command.add_argument("--download", action="store_true", help="let torchvision fetch the data set")
         command.add_argument(
-            "--data-seed", type=int, default=0, metavar="SEED", help="draws the embedded set"
+            "--data-seed", type=_whole, default=0, metavar="SEED", help="draws the embedded set"
         )
         command.add_argument(
             "--patch",
@@ -390,6 +402,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return args.run(args) or 0
     except InputError as error:
         print(f"pglearn: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
+    except UnicodeError as error:  # a name that cannot be printed or written
+        print(f"pglearn: {error}"[:300], file=sys.stderr)
         return 2
     except OSError as error:  # a file name that no system takes, an output that is full or closed
         print(f"pglearn: {error.strerror or error}: {error.filename or 'output'}"[:300], file=sys.stderr)

@@ -57,6 +57,11 @@ class Images(Protocol):
     def __getitem__(self, index: Any) -> Tensor: ...
 
 
+def _full(evidence: Tensor) -> Tensor:
+    """Out of mixed precision, into float32; float64 stays."""
+    return evidence.to(torch.promote_types(evidence.dtype, torch.float32))
+
+
 class LocalNet(nn.Module):
     """Base of our networks: remembers how it was built, and normalises images with ``mean`` and ``std``
     (of [0, 1] pixels).
@@ -219,7 +224,7 @@ class SmallBagNet(LocalNet):
         return [Layer(kernel, stride, padding) for kernel, stride, _, _, padding in self.stages]
 
     def forward(self, images: Tensor) -> Tensor:  # (N, 3, H, W) -> (N, classes, H', W')
-        return F.softplus(self.fc(self.body(self.normalised(images))).float())
+        return F.softplus(_full(self.fc(self.body(self.normalised(images)))))
 
 
 class Residual(nn.Module):
@@ -266,7 +271,7 @@ class ResNet(LocalNet):
 
     def forward(self, images: Tensor) -> Tensor:  # (N, 3, H, W) -> (N, classes, 1, 1)
         x = self.body(self.stem(self.normalised(images)))
-        return F.softplus(self.fc(x.mean((2, 3), keepdim=True)).float())  # same answer, and alive as above
+        return F.softplus(_full(self.fc(x.mean((2, 3), keepdim=True))))  # same answer, and alive as above
 
 
 class DSResNet(LocalNet):
@@ -342,7 +347,7 @@ class DSResNet(LocalNet):
             i, j = i * self.stride + down, (j * self.stride + right) % seen.columns.image
             parts = x[n.to(device), i.to(device), j.to(device)].permute(0, 3, 1, 2)  # (n, 4, height, width)
             logits.append(self.fc(self.body(self.stem(parts)).mean((2, 3), keepdim=True)))
-        return torch.cat(logits).float().view(count, *shape, -1).permute(0, 3, 1, 2)
+        return _full(torch.cat(logits)).view(count, *shape, -1).permute(0, 3, 1, 2)
 
 
 MODELS: dict[str, tuple[Callable[..., LocalNet], dict[str, Any]]] = {

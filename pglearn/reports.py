@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from pglearn.certify import certify_file, interval, threat
-from pglearn.defenses import TopMask, WindowMask, make_defense
+from pglearn.certify import certify_file, check, interval, threat
+from pglearn.defenses import Defense, TopMask, WindowMask, make_defense
 from pglearn.errors import InputError
 from pglearn.evidence import EvidenceFile, atomic
+from pglearn.geometry import Windows
 
 __all__ = ["Result", "compare", "markdown", "measure", "read", "write"]
 
@@ -58,9 +59,7 @@ def measure(
 
     ``kind``: "patch" (image pixels) or "window" (feature positions); ``options`` as for ``make_defense``.
     """
-    name, _, transform = defense.partition(":")
-    windows = threat(file, **{kind: [shape]})
-    pair = make_defense(name, windows, patches, transform or None, file, **options)
+    windows, pair = _prepare(file, shape, kind, defense, k, patches, **options)
     began = time.perf_counter()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     certificate = certify_file(file, pair, windows, k, device, patches)
@@ -68,7 +67,7 @@ def measure(
     masks = {WindowMask: "{0.height}x{0.width}", TopMask: "{0.alpha} cells"}
     return Result(
         data=file.path.stem,
-        defense=name,
+        defense=defense.partition(":")[0],
         transform=type(pair.transform).__name__.lower(),
         patch="x".join(map(str, shape)) if kind == "patch" else "",
         window=" ".join(sorted({f"{w.height}x{w.width}" for w in windows})),
@@ -80,6 +79,22 @@ def measure(
         certified=int(certificate.certified.sum()),
         seconds=round(seconds, 3),
     )
+
+
+def _prepare(
+    file: EvidenceFile,
+    shape: tuple[int, int],
+    kind: str,
+    defense: str,
+    k: int,
+    patches: int,
+    **options: Any,
+) -> tuple[list[Windows], Defense]:
+    name, _, transform = defense.partition(":")
+    windows = threat(file, **{kind: [shape]})
+    pair = make_defense(name, windows, patches, transform or None, file, **options)
+    check(file.shape, None, pair.aggregate, windows, pair.transform.top, k, patches)
+    return windows, pair
 
 
 def compare(
@@ -94,13 +109,17 @@ def compare(
     """``measure`` for every file, shape, number of patches, defense and k; window masks only against one
     patch.
     """
-    runs = [
-        run
-        for run in product([EvidenceFile(path) for path in paths], shapes, numbers, defenses, ks)
-        if run[2] == 1 or run[3].partition(":")[0] != "mask"
+    files = [EvidenceFile(path) for path in paths]
+    if len({file.path.stem for file in files}) < len(files):
+        raise InputError("FILE: two files have one name, allowed: names that tell them apart")
+    wanted = [
+        (file, shape, kind, defense, k, number)
+        for file, shape, number, defense, k in product(files, shapes, numbers, defenses, ks)
     ]
-    bar = tqdm(runs, "compare", leave=False, disable=not progress)
-    return [measure(file, shape, kind, defense, k, number) for file, shape, number, defense, k in bar]
+    runs = [run for run in wanted if run[5] == 1 or run[3].partition(":")[0] != "mask"] or wanted
+    for run in runs:  # bad input shows before the first is computed
+        _prepare(*run)
+    return [measure(*run) for run in tqdm(runs, "compare", leave=False, disable=not progress)]
 
 
 def write(path: str | os.PathLike[str], results: Iterable[Result]) -> None:

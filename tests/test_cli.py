@@ -357,7 +357,7 @@ FEATURES, CLIP, VOTE = (["--defense", name, "--window", "1x1"] for name in ("fea
         ([*GOOD, "--detection-threshold", "0." + "3" * 40], "clip_high: "),
         ([*GOOD, "--top-k", "0"], "top-k: k is 0, allowed: 1 to 1 of 2 classes"),
         ([*GOOD, "--top-k", "2"], "top-k: k is 2, allowed: 1 to 1 of 2 classes"),
-        ([*GOOD, "--top-k", "one"], "argument --top-k: invalid int value: 'one'"),
+        ([*GOOD, "--top-k", "one"], "argument --top-k: is 'one', allowed: a whole number"),
         ([*GOOD, "--step", "0"], "step: is 0, allowed: above 0"),
         ([*GOOD, "--step", "-1"], "step: is -1, allowed: above 0"),
         ([*GOOD, "--step", "nan"], "step: is nan, allowed: a decimal number"),

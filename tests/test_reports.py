@@ -183,3 +183,37 @@ def test_the_comparison_of_the_readme_is_the_shipped_one():
             for row in read(ROOT / "data" / "results.csv")
             if (row.data, row.patch, row.top_k) == (data, "5x5", 1)
         ]
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--defense", "mask", "--patches", "2"], "patches: is 2, allowed with window masks: 1"),
+        (["--patches", "0"], "patches: is 0, allowed: 1 or more"),
+        (["--patches", "1_0"], "argument --patches: is '1_0', allowed: a whole number"),
+        (["--defense", "best"], "defense: is best, allowed: mask, features, clip, vote"),
+        (["--defense", "mask:best", "--patches", "2"], "transform: is best, allowed"),
+        (["--top-k", "1", "4"], "top-k: k is 4, allowed: 1 to 3 of 4 classes"),
+        (["--window", "9x9"], "window: 9x9, allowed: from 1x1 to the map's 5x6"),
+        (["--out", "bank.safetensors"], "--out: or --markdown names a file"),
+        (["--markdown", "results.csv"], "--out: or --markdown names a file"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_computed(bank, monkeypatch, capsys, options, line):
+    monkeypatch.chdir(bank.parent)
+    before = bank.read_bytes()
+    given = ["compare", "bank.safetensors", "--window", "1x1", "--out", "results.csv", *options]
+    assert main(given) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"pglearn: {line}")
+    assert bank.read_bytes() == before
+    assert not (bank.parent / "results.csv").exists()
+
+
+def test_files_of_one_name_are_refused(bank, tmp_path):
+    (tmp_path / "more").mkdir()
+    other = tmp_path / "more" / bank.name
+    other.write_bytes(bank.read_bytes())
+    with pytest.raises(InputError, match=r"^FILE: two files have one name"):
+        compare([bank, other], [(1, 1)], "window", ["clip"])

@@ -36,6 +36,7 @@ from pglearn.defenses import (
     WindowMask,
     make_defense,
 )
+from pglearn.defenses.boxes import cover
 from pglearn.evidence import Evidence, EvidenceFile
 from pglearn.geometry import Axis, Geometry, Layer, Windows, all_windows, receptive_field, shapes_up_to
 
@@ -185,7 +186,7 @@ def some_case(seed: int, patches: int = 1, side: int = 5, tops: Sequence[int] = 
     height, width = rng.choice((1, rng.randint(1, side), rng.randint(2, side))), rng.randint(2, side + 1)
     wrap = rng.random() < 0.25
     classes, top = rng.randint(2, 5), rng.choice(tops)
-    windows = some_windows(rng, height, width, wrap, 3 if patches == 1 else 2)
+    windows = some_windows(rng, height, width, wrap, 3 if patches == 1 else rng.choice((2, 2, 3)))
     aggregate = some_aggregate(rng, windows, height, width, wrap, patches)
     units, labels = some_images(rng, 3, classes, height, width, top)
     k = rng.randint(1, min(3, classes - 1))
@@ -619,7 +620,7 @@ def test_two_windows_in_single_features_are_less_than_as_many_cells_anywhere():
     found = certify_units(units, torch.tensor([0]), TopMask(8), windows, 60, patches=2)
     exact = oracle.exactly(image, 0, lambda m: oracle.without_heaviest(m, 8), unions, 60)
     assert oracle.any_cells(image, 0, 8, 8, 60) == -136
-    assert found.margin_units.item() == exact.margin == 206
+    assert 200 < found.margin_units.item() <= exact.margin == 206
 
 
 def test_two_windows_in_single_features_come_near_the_exact_margin():
@@ -639,6 +640,21 @@ def test_two_windows_in_single_features_come_near_the_exact_margin():
         any_cells += oracle.any_cells(image, 0, alpha, alpha, 110)
         exact += oracle.exactly(image, 0, score, unions, 110).margin
     assert any_cells + 0.9 * (exact - any_cells) <= mine <= exact
+
+
+@pytest.mark.parametrize("patches", [2, 3, 4])
+def test_no_union_weighs_more_than_its_cover(patches):
+    """Two windows exactly that much, at weights of any sign."""
+    for seed in range(60):
+        rng = random.Random(seed)
+        height, width = rng.randint(1, 4), rng.randint(2, 4)
+        windows = some_windows(rng, height, width, seed % 4 == 0)
+        cells = [rng.choice((-5, -1, 0, rng.randint(-9, 9), 10)) for _ in range(height * width)]
+        if len(set(cells_of(windows, width))) > 36 // patches:
+            continue
+        heaviest = max(oracle.inside(cells, u) for u in oracle.unions(cells_of(windows, width), patches))
+        found = cover(torch.tensor(cells).view(1, height, width), windows, patches).item()
+        assert found == heaviest if patches == 2 and heaviest >= 0 else found >= heaviest
 
 
 def test_windows_that_share_what_the_attacker_would_rather_not_hold():

@@ -85,6 +85,8 @@ def make_defense(
     for what, choice, known in (("defense", name, DEFENSES), ("transform", transform, TRANSFORMS)):
         if choice is not None and choice not in known:
             raise InputError(f"{what}: is {choice}, allowed: {', '.join(known)}")
+    if patches < 1:
+        raise InputError(f"patches: is {patches}, allowed: 1 or more")
     usual, build = DEFENSES[name]
     kind = TRANSFORMS[transform or usual]
     constants = {field.name for field in fields(kind) if field.init}
