@@ -100,7 +100,7 @@ def _outcome(scores: Tensor, labels: Tensor | None, k: int) -> tuple[Tensor, Ten
 
 
 def wide(units: Tensor) -> Tensor:
-    """Units whose sums cannot overflow: int32 is only given where they fit (see ``Logits``)."""
+    """Units whose sums cannot overflow: int32 is only given where they fit (see ``Transform``)."""
     return units if units.dtype in (torch.int32, torch.int64) else units.to(torch.int64)
 
 
@@ -116,6 +116,7 @@ def _split(images: Tensor, count: int, units: Tensor) -> tuple[Tensor, ...]:
 
 
 def kth_largest(scores: Tensor, k: int) -> Tensor:
+    """The k-th largest over classes: (N, C, ...) -> (N, ...)."""
     return scores.amax(1) if k == 1 else scores.topk(k, 1).values[:, k - 1]
 
 
@@ -131,6 +132,7 @@ def kth_smallest_other(gaps: Tensor, labels: Tensor, k: int) -> Tensor:
 
 
 def outside(maps: Tensor, windows: Windows, totals: Tensor | None = None) -> Tensor:
+    """Sums outside each placement of the window's shape: maps (..., H, W) with sums ``totals`` -> (..., P, Q)."""
     if totals is None:
         totals = maps.flatten(-2).sum(-1, dtype=maps.dtype)
     sums = box_sums(wrapped(maps, windows.width, windows.wrap), windows.height, windows.width)
@@ -218,7 +220,8 @@ class Sum(ClosedForm):
 
     Monotone. A window takes what the label has in it and gives every rival ``top`` a cell, so the bounds are
     ``out`` and ``out + cells * top``, exact in *all* classes at once; a rival far behind the runner-up can
-    gain more.
+    gain more. The 2 * Delta bound of smoothing (Levine & Feizi 2020, Theorem 1) is this with each window full
+    of the label's votes and empty of the rival's: never better.
     """
 
     outcome = Aggregate.outcome  # scores are sums already

@@ -126,14 +126,14 @@ class WindowMask(ClosedForm):
         part, whole = self._share
         if part == 0:
             return super().bounds(units, top, inside)
-        outside = units.masked_fill(inside, 0)
-        out = outside.flatten(2).sum(-1, dtype=torch.int64)
-        sums = self._mask_sums(outside).flatten(2).long()
+        units = wide(units)
+        empty, filled = units.masked_fill(inside, 0), units.masked_fill(inside, top)
+        out = empty.flatten(2).sum(-1, dtype=torch.int64)
+        sums = self._mask_sums(empty).flatten(2).long()
         overlap = self._mask_sums(inside[None, None].to(torch.int32)).flatten()
         lured = sums[..., overlap > 0].amax(-1)
         heaviest = sums.amax(-1)
         lower = out - heaviest.where(heaviest * whole > out * part, lured)
-        filled = units.masked_fill(inside, top)
         total = filled.flatten(2).sum(-1, dtype=torch.int64)
         rest = total - self._mask_sums(filled).flatten(2).amax(-1)
         return lower, torch.minimum(self.ceiling(rest), total)
