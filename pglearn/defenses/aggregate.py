@@ -132,7 +132,7 @@ def kth_smallest_other(gaps: Tensor, labels: Tensor, k: int) -> Tensor:
 
 
 def outside(maps: Tensor, windows: Windows, totals: Tensor | None = None) -> Tensor:
-    """Sums outside each placement of the window's shape: maps (..., H, W) with sums ``totals`` -> (..., P, Q)."""
+    """Sums outside each placement of a window: maps (..., H, W) with sums ``totals`` -> (..., P, Q)."""
     if totals is None:
         totals = maps.flatten(-2).sum(-1, dtype=maps.dtype)
     sums = box_sums(wrapped(maps, windows.width, windows.wrap), windows.height, windows.width)
