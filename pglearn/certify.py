@@ -114,6 +114,9 @@ def check(
     """Raise ``InputError`` where certifying evidence of ``shape`` would fail or be meaningless. How many
     patches matter: more windows than cells reach no more.
     """
+    for name, value in (("top-k", k), ("patches", patches), ("top", top)):
+        if not isinstance(value, int):
+            raise InputError(f"{name}: is {value!r}, allowed: a whole number")
     if len(shape) != 4 or 0 in shape:
         raise InputError(f"evidence: has shape {tuple(shape)}, allowed: (N, C, H, W), none of them 0")
     images, classes, height, width = shape

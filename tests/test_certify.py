@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pglearn import InputError
 from pglearn.certify import Certificate, certify, certify_file, certify_units, rate
-from pglearn.defenses import Aggregate, Defense, Logits, WindowMask
+from pglearn.defenses import Aggregate, Defense, Logits, Sum, WindowMask, make_defense
 from pglearn.evidence import Evidence, EvidenceFile
 from pglearn.geometry import Windows, all_windows
 
@@ -635,3 +635,26 @@ def test_a_rate_of_nothing_is_refused(hits, total):
         InputError, match=f"^hits: is {hits} of {total}, allowed: 0 to the total, which is 1 or more"
     ):
         rate(hits, total)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("top-k", {"k": 1.5}),
+        ("top-k", {"k": 1.0}),
+        ("patches", {"patches": float("nan")}),
+        ("patches", {"patches": 1.5}),
+        ("top", {"top": 3.5}),
+    ],
+)
+def test_numbers_that_are_not_whole_are_refused(name, given):
+    given = {"top": 3, "k": 1, "patches": 1, **given}
+    with pytest.raises(InputError, match=f"^{name}: is .*, allowed: a whole number"):
+        certify_units(
+            torch.zeros(1, 3, 2, 2, dtype=torch.int32), None, Sum(), [all_windows(1, 1, 2, 2)], **given
+        )
+
+
+def test_a_mask_of_features_has_sides():
+    with pytest.raises(InputError, match=r"^mask: -5x-5, allowed: 1x1 or more"):
+        make_defense("features", [all_windows(1, 1, 2, 2)], mask=(-5, -5))

@@ -105,8 +105,17 @@ def test_the_model_gives_the_counts_of_its_card_from_images(tmp_path: Path) -> N
         )  # floating point before the evidence differs by machine
 
 
-def test_the_readme_states_the_counts_of_the_card() -> None:
-    card, readme = table(DATA / "cifar10-masked.md"), (DATA.parent / "README.md").read_text(encoding="utf-8")
-    (row,) = [line for line in readme.splitlines() if line.startswith("| ours, ")]
-    shares = [f"{100 * int(card[name]) / int(card['test images']):.1f} %" for name in ("clean", "certified")]
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("cifar10-masked", ("clean", "certified")),
+        ("cifar10-ds", ("Mask-DS clean", "Mask-DS certified")),
+    ],
+)
+def test_the_readme_states_the_counts_of_the_card(name: str, counts: tuple[str, str]) -> None:
+    card, readme = table(DATA / f"{name}.md"), (DATA.parent / "README.md").read_text(encoding="utf-8")
+    (row,) = [
+        line for line in readme.splitlines() if line.startswith("| ours, ") and f"(data/{name}.md)" in line
+    ]
+    shares = [f"{100 * int(card[count]) / int(card['test images']):.1f} %" for count in counts]
     assert [cell.strip() for cell in row.split("|")][2:4] == shares

@@ -192,6 +192,8 @@ class TopMask(ClosedForm):
         cls, windows: Sequence[Windows], patches: int = 1, mask: tuple[int, int] | None = None
     ) -> TopMask:
         """alpha = patches * h * w of ``mask``, or else of the largest window."""
+        if mask and min(mask) < 1:
+            raise InputError(f"mask: {mask[0]}x{mask[1]}, allowed: 1x1 or more")
         areas = [mask[0] * mask[1]] if mask else [w.height * w.width for w in windows]
         return cls(patches * max(areas))
 
