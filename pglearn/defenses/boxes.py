@@ -87,7 +87,8 @@ def heaviest_outside(
     sums = box_sums(maps, height, width).permute(1, 2, 0).contiguous()  # (P', Q', M)
     if only is not None:
         barred = torch.ones(sums.shape[:2], dtype=torch.bool, device=maps.device)
-        barred[torch.tensor(only.rows)[:, None], torch.tensor(only.columns)] = False
+        rows, columns = (torch.tensor(each, device=maps.device) for each in (only.rows, only.columns))
+        barred[rows[:, None], columns] = False
         sums[barred] = -(2**62)
     corners = sums.new_zeros(maps.shape[1] + 1, maps.shape[2] + 1, len(maps))
     corners[1:, 1:] = maps.permute(1, 2, 0).cumsum(0, dtype=maps.dtype).cumsum(1, dtype=maps.dtype)
