@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pglearn.errors import InputError
@@ -147,11 +147,9 @@ def _compare(args: argparse.Namespace) -> None:
     from pglearn.reports import compare, markdown, write
 
     kind = "window" if args.window else "patch"
-    taken = [Path(name).resolve() for name in (*args.FILE, args.out, args.markdown) if name]
-    if len(set(taken)) < len({*args.FILE}) + len(taken) - len(args.FILE):
-        raise InputError(
-            "--out: or --markdown names a file that is read or written already, allowed: another"
-        )
+    named = [os.path.realpath(name) for name in (*args.FILE, args.out, args.markdown) if name]
+    if len(set(named)) < len(named):
+        raise InputError("FILE, --out, --markdown: one file is named twice, allowed: different files")
     results = compare(
         args.FILE, args.window or args.patch, kind, args.defense, args.top_k, args.patches, progress=True
     )

@@ -116,8 +116,9 @@ def compare(
         (file, shape, kind, defense, k, number)
         for file, shape, number, defense, k in product(files, shapes, numbers, defenses, ks)
     ]
-    runs = [run for run in wanted if run[5] == 1 or run[3].partition(":")[0] != "mask"] or wanted
-    for run in runs:  # bad input shows before the first is computed
+    masked = [run for run in wanted if run[5] > 1 and run[3].partition(":")[0] == "mask"]
+    runs = [run for run in wanted if run not in masked] or wanted
+    for run in [*runs, *((*run[:5], 1) for run in masked)]:  # bad input shows before the first is computed
         _prepare(*run)
     return [measure(*run) for run in tqdm(runs, "compare", leave=False, disable=not progress)]
 

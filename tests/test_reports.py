@@ -195,8 +195,10 @@ def test_the_comparison_of_the_readme_is_the_shipped_one():
         (["--defense", "mask:best", "--patches", "2"], "transform: is best, allowed"),
         (["--top-k", "1", "4"], "top-k: k is 4, allowed: 1 to 3 of 4 classes"),
         (["--window", "9x9"], "window: 9x9, allowed: from 1x1 to the map's 5x6"),
-        (["--out", "bank.safetensors"], "--out: or --markdown names a file"),
-        (["--markdown", "results.csv"], "--out: or --markdown names a file"),
+        (["--defense", "mask", "--patches", "0", "1"], "patches: is 0, allowed: 1 or more"),
+        (["--defense", "mask:best", "vote", "--patches", "2"], "transform: is best, allowed"),
+        (["--out", "bank.safetensors"], "FILE, --out, --markdown: one file is named twice"),
+        (["--markdown", "results.csv"], "FILE, --out, --markdown: one file is named twice"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_computed(bank, monkeypatch, capsys, options, line):

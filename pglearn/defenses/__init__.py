@@ -53,7 +53,10 @@ class Defense:
     aggregate: Aggregate
 
     def scores(self, maps: Tensor) -> Tensor:
-        """Defended scores (N, C) int64 of raw evidence (N, C, H, W): what the defended model says."""
+        """Defended scores (N, C) int64 of raw evidence (N, C, H, W): what the defended model says.
+
+        Sums of more than 2^62 units, which ``certify`` refuses, overflow.
+        """
         return self.aggregate.scores(self.transform(maps))
 
 
