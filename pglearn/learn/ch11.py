@@ -70,10 +70,11 @@ def three_counts(answer: Callable[[list[list[int]], list[int]], tuple[int, Any, 
         if not isinstance(got, (tuple, list)) or len(got) != 3:
             raise Wrong(f"expected three counts (lowest, fair, ours), got {got!r}")
         same(got[0], expected[0], f"lowest, for {what}")
-        if isinstance(got[1], bool) or not isinstance(got[1], (int, float, Fraction)):
-            raise Wrong(f"fair, for {what}: expected a number, got {got[1]!r}")
-        if abs(float(got[1] - expected[1])) > 1e-9:
-            raise Wrong(f"fair, for {what}: expected {expected[1]}, got {got[1]}")
+        fair = got[1].item() if isinstance(got[1], torch.Tensor) and got[1].ndim == 0 else got[1]
+        if isinstance(fair, bool) or not isinstance(fair, (int, float, Fraction)):
+            raise Wrong(f"fair, for {what}: expected a number, got {fair!r}")
+        if not abs(float(fair - expected[1])) <= 1e-5:  # a sum in float32 will do
+            raise Wrong(f"fair, for {what}: expected {expected[1]}, got {fair}")
         same(got[2], expected[2], f"ours, for {what}")
 
 
@@ -104,6 +105,7 @@ def conflicts(answer: Callable[[list[list[int]], int], list[tuple[int, int]]]) -
 
 @exercise("11.4", stars=3, minutes=20)
 def lost_and_found(answer: list[list[int]]) -> None:
+    answer = answer.tolist() if isinstance(answer, torch.Tensor) else answer
     strips = answer if isinstance(answer, (list, tuple)) else []
     rows = [list(row) for row in strips if isinstance(row, (list, tuple))]
     if len(rows) != 2 or len(rows) != len(strips) or len(rows[0]) != len(rows[1]):
