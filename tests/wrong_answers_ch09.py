@@ -51,6 +51,16 @@ def forgets_the_mask(y, c, n, alpha):
     return sum(w) - max(sum(w[i] for i in s) for s in pairs)
 
 
+def levels_that_occur(y, c, n, alpha):
+    pairs = [v | w for v in _runs(y, n) for w in _runs(y, n)]
+
+    def bound(t):
+        w = _weights(y, c, t)
+        return sum(w) - alpha * t - max(sum(w[i] for i in s) for s in pairs)
+
+    return max(bound(t) for t in {0, *y})
+
+
 def no_level(y, c, n, alpha):
     pairs = [v | w for v in _runs(y, n) for w in _runs(y, n)]
     w = _weights(y, c, max(y))
@@ -135,6 +145,7 @@ WRONG = {
         "the best level of each union": level_for_each_union,
         "forgets the mask": forgets_the_mask,
         "the highest level only": no_level,
+        "only levels that occur": levels_that_occur,
     },
     "9.5": {
         "the second step": (2, [9, 5, 0, 0, 0, 0]),

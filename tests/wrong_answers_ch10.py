@@ -96,6 +96,39 @@ def _one_vote(lacking, wrap=True, tie=True, first=None):
     return answer
 
 
+def surplus_is_shared(rows, label, n, k):
+    for owned, out in _owned(rows, n):
+        lacks = sorted(out[label] - votes for c, votes in enumerate(out) if c != label)
+        if sum(lacks[:k]) <= len(owned):
+            return False
+    return True
+
+
+def _owned(rows, n):
+    width = len(rows[0])
+    for a in range(width):
+        owned = {(a + i) % width for i in range(n)}
+        yield owned, [sum(x for j, x in enumerate(row) if j not in owned) for row in rows]
+
+
+def weakest_against_best(rows, label, n, k):
+    outs = [out for _, out in _owned(rows, n)]
+    least, most = min(out[label] for out in outs), [max(votes) for votes in zip(*outs, strict=True)]
+    lacks = sorted(max(0, least - votes) for c, votes in enumerate(most) if c != label)
+    return sum(lacks[:k]) > n
+
+
+def heaviest_window_only(rows, label, n, k):
+    _, out = min(_owned(rows, n), key=lambda pair: pair[1][label])
+    lacks = sorted(max(0, out[label] - votes) for c, votes in enumerate(out) if c != label)
+    return sum(lacks[:k]) > n
+
+
+def first_by_honest_votes(rows, label, n, k):
+    order = sorted((c for c in range(len(rows)) if c != label), key=lambda c: -sum(rows[c]))
+    return all(sum(max(0, out[label] - out[c]) for c in order[:k]) > n for _, out in _owned(rows, n))
+
+
 def label_keeps_its_votes(rows, label, n, k):
     width = len(rows[label])
     for a in range(width):
@@ -166,5 +199,9 @@ WRONG = {
         "strictly dearer": _one_vote(lambda lacks, k, n: sum(lacks[:k]) < n),
         "the label keeps its votes": label_keeps_its_votes,
         "without windows": classical_share,
+        "a surplus helps the next rival": surplus_is_shared,
+        "the label's weakest window, the rivals' best": weakest_against_best,
+        "the heaviest window only": heaviest_window_only,
+        "the rivals with most honest votes": first_by_honest_votes,
     },
 }

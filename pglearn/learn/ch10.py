@@ -154,6 +154,13 @@ def _ballots() -> Iterator[tuple[list[Strip], int, int, int]]:
     yield [[1, 1, 1, 1, 1, 1, 1], [0] * 7, [0] * 7], 0, 3, 2  # two rivals share three votes
     yield [[1, 1, 1, 1, 0, 0], [0] * 6, [0] * 6], 0, 2, 1  # a tie
     yield [[1, 0] * 4, [0] * 8, [0] * 8], 0, 2, 1  # no window holds two of the label's votes
+    for held, classes, n, k in (  # the class that each cell votes for
+        ([2, 0, 2, 0, 0, 2], 3, 1, 2),  # one rival is ahead already: that is no help to the other
+        ([0, 0, 1, 0, 0, 2, 0, 2], 3, 3, 2),  # the label is weak in one window, the rivals strong in others
+        ([1, 0, 2, 0, 3, 0], 3, 2, 2),  # every window costs the label one vote; some cost the rivals, too
+        ([0, 0, 1, 0, 3, 2, 0, 0, 1], 4, 3, 2),  # the two rivals with most votes are not the cheapest
+    ):
+        yield [[int(c == given) for given in held] for c in range(classes)], 0, n, k
     for _ in range(150):
         width, n = rng.randint(4, 7), rng.randint(1, 3)
         label = rng.randrange(3)
