@@ -356,6 +356,7 @@ def test_the_oracle_of_masking_is_the_oracle_of_monotone_scores_at_no_threshold(
 def agrees(case: Case) -> Certificate:
     """Prediction, clean, certified, margin and worst window of every image equal the oracle's."""
     found = case.certificate()
+    assert found.margin_units.dtype == found.prediction.dtype == torch.int64
     assert len(found.prediction) == len(found.margin_units) == len(case.labels)
     for i, expected in enumerate(case.verdicts()):
         assert found.prediction[i] == expected.prediction
@@ -416,17 +417,19 @@ def test_many_classes():
 def test_classes_with_much_evidence_in_one_place_hide_those_that_matter():
     """Thirty classes whose whole sums come first, all in one block that a mask or a window takes away."""
     rng = random.Random("decoys")
-    for seed, aggregate in itertools.product(range(6), (Sum(), TopMask(4), TopMask(5), WindowMask(2, 2))):
+    for seed, aggregate in itertools.product(range(6), (Sum(), TopMask(4), TopMask(8), WindowMask(2, 2))):
         units = torch.zeros(2, 45, 4, 4, dtype=torch.int64)
-        units[:, :30, 1:3, 1:3] = 40
+        units[:, :30, 1:3, 1:3] = (40, 120)[seed % 2]
         units[:, 30:] = torch.randint(0, 9, (2, 15, 4, 4), generator=torch.Generator().manual_seed(seed))
         labels = [rng.randrange(30, 45) for _ in range(2)]
         for image, y in zip(units, labels, strict=True):
-            image[y] += (5, 9, 14)[seed % 3]
+            image[y] += (0, 9, 14)[seed % 3]
             image[y, 1:3, 1:3] = 40
+            if seed > 2:  # one class that nobody reaches: the label comes second
+                image[44 if y < 44 else 30] += 60
         windows = [all_windows(2, 2, 4, 4), all_windows(1, 2, 4, 4)]
-        for k, top in ((1, 40), (3, 40), (1, 60)):
-            agrees(Case(units, labels, aggregate, windows, top, k, unlabelled=seed % 2 == 0))
+        for k, top in ((1, 120), (3, 120), (1, 150)):
+            agrees(Case(units, labels, aggregate, windows, top, k, unlabelled=seed == 5))
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
@@ -439,6 +442,14 @@ def test_integers_of_any_width(dtype):
         narrow = replace(case, units=case.units.to(dtype)).certificate()
         assert torch.equal(narrow.margin_units, case.certificate().margin_units)
         assert torch.equal(narrow.prediction, case.certificate().prediction)
+        expected = [[case.score(m) for m in image] for image in case.images()]
+        assert case.aggregate.scores(case.units.to(dtype)).tolist() == expected
+        if case.patches == 1:  # by hand, with no certificate around it
+            wide, thin = (
+                case.aggregate.margins(units, torch.tensor(case.labels), top, case.windows[0], case.k)
+                for units in (case.units, case.units.to(dtype))
+            )
+            assert torch.equal(wide, thin)
 
 
 @pytest.mark.parametrize(("name", "patches"), THREATS)
