@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +23,6 @@ from pglearn.errors import InputError
 
 __all__ = ["DATASETS", "ImageFiles", "ImageSet", "load", "load_folder"]
 
-DATASETS = ("shapes", "cifar10", "imagenette", "imagenette-320", "imagenette-160", "imagenet")
 IN_MEMORY = 2**29  # bytes of pixels up to which a folder is decoded at once
 
 
@@ -92,9 +92,8 @@ def _decode(path: Path, size: int | None) -> Tensor:
         ratio = size / min(image.size)
         width, height = (max(size, round(side * ratio)) for side in image.size)
         left, top = (width - size) // 2, (height - size) // 2
-        image = image.resize((width, height), Image.Resampling.BICUBIC).crop(
-            (left, top, left + size, top + size)
-        )
+        box = (left, top, left + size, top + size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC).crop(box)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(image.height, image.width, 3).permute(2, 0, 1).contiguous()
 
@@ -104,11 +103,10 @@ def _image_set(samples: Sequence[tuple[str, int]], classes: Sequence[str], size:
     _, height, width = _decode(paths[0], size).shape
     files = ImageFiles(paths, (height, width), size)
     labels = torch.tensor([label for _, label in samples])
-    images: Tensor | ImageFiles = files
-    if len(paths) * 3 * height * width <= IN_MEMORY:
-        chunks = range(0, len(paths), 1000)
-        images = torch.cat([files[i : i + 1000] for i in tqdm(chunks, "decoding", leave=False, disable=None)])
-    return ImageSet(images, labels, tuple(classes))
+    if len(paths) * 3 * height * width > IN_MEMORY:
+        return ImageSet(files, labels, tuple(classes))
+    chunks = tqdm(range(0, len(paths), 1000), "decoding", leave=False, disable=None)
+    return ImageSet(torch.cat([files[i : i + 1000] for i in chunks]), labels, tuple(classes))
 
 
 def load_folder(path: str | os.PathLike[str], size: int | None = None) -> ImageSet:
@@ -144,28 +142,18 @@ def _cifar10(root: Path, split: str, size: int | None, download: bool, seed: int
     if size not in (None, 32):
         raise InputError(f"size: is {size}, allowed for cifar10: 32")
     data = CIFAR10(str(root), train=split == "train", download=download)
-    return ImageSet(
-        torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(),
-        torch.tensor(data.targets),
-        tuple(data.classes),
-    )
+    images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+    return ImageSet(images, torch.tensor(data.targets), tuple(data.classes))
 
 
-def _imagenette(variant: str) -> Callable[..., ImageSet]:
-    def read(root: Path, split: str, size: int | None, download: bool, seed: int) -> ImageSet:
-        from torchvision.datasets import Imagenette
+def _imagenette(
+    root: Path, split: str, size: int | None, download: bool, seed: int, variant: str = "full"
+) -> ImageSet:
+    from torchvision.datasets import Imagenette
 
-        have = (root / f"imagenette2{'' if variant == 'full' else '-' + variant[:-2]}").is_dir()
-        data = Imagenette(
-            str(root), "train" if split == "train" else "val", variant, download=download and not have
-        )
-        return _image_set(
-            data._samples,
-            [names[0] for names in data.classes],
-            size or (224 if variant == "full" else int(variant[:-2])),
-        )
-
-    return read
+    data = Imagenette(str(root), "train" if split == "train" else "val", variant, download=download)
+    side = size or (224 if variant == "full" else int(variant[:-2]))
+    return _image_set(data._samples, [names[0] for names in data.classes], side)
 
 
 def _imagenet(root: Path, split: str, size: int | None, download: bool, seed: int) -> ImageSet:
@@ -178,11 +166,12 @@ def _imagenet(root: Path, split: str, size: int | None, download: bool, seed: in
 _READERS: dict[str, Callable[..., ImageSet]] = {
     "shapes": _shapes,
     "cifar10": _cifar10,
-    "imagenette": _imagenette("full"),
-    "imagenette-320": _imagenette("320px"),
-    "imagenette-160": _imagenette("160px"),
+    "imagenette": _imagenette,
+    "imagenette-320": partial(_imagenette, variant="320px"),
+    "imagenette-160": partial(_imagenette, variant="160px"),
     "imagenet": _imagenet,
 }
+DATASETS = tuple(_READERS)
 
 
 def load(
@@ -210,8 +199,6 @@ def load(
     if name in _READERS:
         try:
             return _READERS[name](where, split, size, download, seed)
-        except InputError:
-            raise
         except (OSError, RuntimeError, EOFError, ImportError) as error:
             raise InputError(
                 f"data: {name} cannot be read from {where} ({str(error).splitlines()[0]:.120}); "

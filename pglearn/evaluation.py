@@ -65,11 +65,9 @@ def evaluate(
     ``InputError`` for images of another size or number of classes than the model's.
     """
     model, metadata = load_model(model_path)
-    expected = metadata.get("image_size", "x".join(map(str, images.image_size)))
-    if expected != "x".join(map(str, images.image_size)):
-        raise InputError(
-            f"images: are {'x'.join(map(str, images.image_size))} pixels, allowed for this model: {expected}"
-        )
+    size = "x".join(map(str, images.image_size))
+    if (expected := metadata.get("image_size", size)) != size:
+        raise InputError(f"images: are {size} pixels, allowed for this model: {expected}")
     classes = int(model.config["num_classes"])
     if len(images.classes) != classes:
         raise InputError(f"images: have {len(images.classes)} classes, allowed for this model: {classes}")
@@ -91,13 +89,8 @@ def evaluate(
             undefended += int((units.flatten(2).sum(-1).argmax(1) == labels).sum())
             defended += int(mask.outcome(units, labels)[1].sum())
             writer.write(_stored(maps, defense.transform.step, kind), labels)
-    return Evaluation(
-        images=len(images),
-        undefended=undefended,
-        defended=defended,
-        mask=(mask.height, mask.width),
-        milliseconds=1000 * latency(model, defense, images.images[:1], device),
-    )
+    milliseconds = 1000 * latency(model, defense, images.images[:1], device)
+    return Evaluation(len(images), undefended, defended, (mask.height, mask.width), milliseconds)
 
 
 def _stored(maps: Tensor, step: str, kind: torch.dtype) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -114,10 +115,8 @@ class Evidence:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file that :meth:`load` and ``pglearn certify`` read; never leaves half of one."""
         about = {name: getattr(self, name) for name in (*_RESERVED, "provenance")}
-        with EvidenceWriter(
-            path, tuple(self.maps.shape), self.maps.dtype, self.labels is not None, **about
-        ) as writer:
-            writer.write(self.maps, self.labels)
+        with EvidenceWriter(path, self.maps.shape, self.maps.dtype, self.labels is not None, **about) as out:
+            out.write(self.maps, self.labels)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], unlabelled: bool = False) -> Evidence:
@@ -194,13 +193,10 @@ class EvidenceFile:
         (first, last), (images, *rest) = about["data_offsets"], about["shape"]
         each = (last - first) // images
         data = torch.empty((min(stop, images) - start) * each, dtype=torch.uint8)
-        with open(self.path, "rb", buffering=0) as file:
+        with open(self.path, "rb") as file:
             file.seek(self._data + first + start * each)
-            view, found = data.numpy().data, 0
-            while count := file.readinto(view[found:]):
-                found += count
-        if found < len(data):
-            raise InputError(f"FILE: {self.path} became shorter while it was read")
+            if file.readinto(data.numpy().data) < len(data):
+                raise InputError(f"FILE: {self.path} became shorter while it was read")
         return data.view(_DTYPES[about["dtype"]]).view(-1, *rest)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -242,28 +238,21 @@ class EvidenceWriter:
             raise InputError(f"maps: have shape {tuple(shape)}, allowed: (N, C, H, W), none of them 0")
         if clash := set(provenance or {}) & set(_RESERVED):
             raise InputError(f"provenance: uses the reserved names {sorted(clash)}")
-        self.shape, self.dtype, self.labelled = shape, dtype, labelled
+        self.shape, self.dtype, self.labelled = tuple(shape), dtype, labelled
         self._written = 0
         self._labels: list[Tensor] = []
-        size = dtype.itemsize
-        for n in shape:
-            size *= n
+        size = dtype.itemsize * math.prod(shape)
         wrap = wrap or (geometry is not None and geometry.wrap)
         metadata = {**(provenance or {}), "wrap": "true" if wrap else "false"}
         constants = {"step": step, "clip_high": clip_high, "unit": unit}
         metadata |= {name: text for name, text in constants.items() if text is not None}
         if geometry:
             metadata["geometry"] = geometry.to_json()
-        header = {
-            "__metadata__": metadata,
-            "evidence": {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [0, size]},
-        }
+        header: dict[str, Any] = {"__metadata__": metadata}
+        header["evidence"] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [0, size]}
         if labelled:
-            header["labels"] = {
-                "dtype": "I64",
-                "shape": [shape[0]],
-                "data_offsets": [size, size + 8 * shape[0]],
-            }
+            offsets = [size, size + 8 * shape[0]]
+            header["labels"] = {"dtype": "I64", "shape": [shape[0]], "data_offsets": offsets}
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         self._header = struct.pack("<Q", len(text)) + text

@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -65,9 +67,7 @@ def draw_map(
     largest = largest or max(float(grid.max()), 1e-9)
     axes.imshow(grid, cmap=shades, vmin=0, vmax=largest, interpolation="nearest")
     if numbers:
-        for (row, column), value in [
-            ((r, c), grid[r, c]) for r in range(grid.shape[0]) for c in range(grid.shape[1])
-        ]:
+        for (row, column), value in np.ndenumerate(grid):
             ink = "white" if value > 0.6 * largest else "black"
             axes.text(column, row, f"{value:g}", ha="center", va="center", color=ink, fontsize=8)
     _bare(axes, title)
@@ -78,10 +78,9 @@ def draw_image(axes: Axes, image: Tensor, title: str = "") -> None:
     the book.
     """
     pixels = image.detach().cpu()
-    axes.imshow(
-        (pixels if pixels.dtype.is_floating_point else pixels / 255).permute(1, 2, 0).clamp(0, 1).numpy(),
-        interpolation="nearest",
-    )
+    if not pixels.dtype.is_floating_point:
+        pixels = pixels / 255
+    axes.imshow(pixels.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
     _bare(axes, title)
 
 
@@ -97,14 +96,12 @@ def draw_window(
     """Outline a rectangle of cells: ``kind`` "malicious", "mask" or "field" (a receptive field)."""
     from matplotlib.patches import Rectangle
 
-    axes.add_patch(
-        Rectangle((left - 0.5, top - 0.5), width, height, facecolor="none", label=label, **_STYLES[kind])
-    )
+    corner = (left - 0.5, top - 0.5)
+    axes.add_patch(Rectangle(corner, width, height, facecolor="none", label=label, **_STYLES[kind]))
 
 
 def _bare(axes: Axes, title: str) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
     axes.set_title(title, fontsize=10)
 
 

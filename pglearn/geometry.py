@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import chain, pairwise
 from math import ceil, floor
@@ -103,11 +103,8 @@ class Geometry:
 
     def to_json(self) -> str:
         """The axes as one line of JSON, as evidence files carry them; ``wrap`` is their own entry."""
-        axes = {"rows": self.rows, "columns": self.columns}
-        return json.dumps(
-            {name: {"image": axis.image, "fields": axis.fields} for name, axis in axes.items()},
-            separators=(",", ":"),
-        )
+        axes = {"rows": asdict(self.rows), "columns": asdict(self.columns)}
+        return json.dumps(axes, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str, wrap: bool = False) -> Geometry:
@@ -300,11 +297,8 @@ def touched(axis: Axis, start: int, length: int, wrap: bool = False) -> tuple[in
     ``stop`` may be beyond it; (0, cells) if it holds every cell.
     """
     low, high = max(start, 0), min(start + length, axis.image)
-    met = [
-        i
-        for i, pieces in enumerate(_turned(axis, wrap))
-        if any(max(a, low) < min(b, high) for a, b in pieces)
-    ]
+    fields = _turned(axis, wrap)
+    met = [i for i, pieces in enumerate(fields) if any(max(a, low) < min(b, high) for a, b in pieces)]
     if not met:
         return (0, 0)
     if not wrap:
@@ -414,7 +408,7 @@ def probe(model: nn.Module, height: int, width: int, channels: int = 3) -> Geome
     try:
         axes = []
         for axis, pixels in ((-2, height), (-1, width)):
-            readers: list[list[int]] = []
+            hits = []
             for pixel in range(pixels):
                 image = torch.zeros(1, channels, height, width, device=device)
                 image.select(axis, pixel).fill_(float("nan"))
@@ -424,11 +418,8 @@ def probe(model: nn.Module, height: int, width: int, channels: int = 3) -> Geome
                     raise InputError(
                         f"model: gives a tensor of rank {reads.ndim}, allowed: maps (N, C, H, W)"
                     )
-                per_cell = reads.any(dim=1).any(dim=-1 if axis == -2 else -2)[0].tolist()
-                readers = readers or [[] for _ in per_cell]
-                for cell, hit in enumerate(per_cell):
-                    if hit:
-                        readers[cell].append(pixel)
+                hits.append(reads.any(dim=1).any(dim=-1 if axis == -2 else -2)[0].tolist())
+            readers = [[pixel for pixel, hit in enumerate(cell) if hit] for cell in zip(*hits, strict=True)]
             axes.append(Axis(pixels, tuple((r[0], r[-1] + 1) if r else (0, 0) for r in readers)))
     finally:
         for module, mode in modes:

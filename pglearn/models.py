@@ -62,6 +62,12 @@ def _full(evidence: Tensor) -> Tensor:
     return evidence.to(torch.promote_types(evidence.dtype, torch.float32))
 
 
+def _convolution(inside: int, width: int, kernel: int, stride: int, padding: int) -> list[nn.Module]:
+    """Convolution, batch normalisation, ReLU."""
+    layer = nn.Conv2d(inside, width, kernel, stride, padding, bias=False)
+    return [layer, nn.BatchNorm2d(width), nn.ReLU()]
+
+
 class LocalNet(nn.Module):
     """Base of our networks: remembers how it was built, and normalises images with ``mean`` and ``std``
     (of [0, 1] pixels).
@@ -78,9 +84,8 @@ class LocalNet(nn.Module):
                 raise InputError(
                     f"{name}: is {tuple(values)}, allowed: one number for each of 3 channels, std above 0"
                 )
-            self.register_buffer(
-                name, torch.tensor(values, dtype=torch.float32).view(3, 1, 1), persistent=False
-            )
+            value = torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
 
     def normalised(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W), uint8 or floats of [0, 1], as the network's first layer wants them."""
@@ -205,20 +210,15 @@ class SmallBagNet(LocalNet):
     ) -> None:
         super().__init__(mean, std)
         self.stages = [tuple(stage) for stage in stages]
-        body: list[nn.Module] = []
+        self.body = nn.Sequential()
         inside = 3
         for kernel, stride, width, blocks, padding in self.stages:
-            body += [
-                nn.Conv2d(inside, width, kernel, stride, padding, bias=False),
-                nn.BatchNorm2d(width),
-                nn.ReLU(),
-            ]
-            body += [Pointwise(width) for _ in range(blocks)]
+            self.body.extend(_convolution(inside, width, kernel, stride, padding))
+            self.body.extend(Pointwise(width) for _ in range(blocks))
             inside = width
-        self.body = nn.Sequential(*body)
         self.fc = nn.Conv2d(inside, num_classes, 1)
         nn.init.normal_(self.fc.weight, 0, 0.5 / math.sqrt(inside))
-        torch.nn.init.zeros_(self.fc.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.fc.bias)  # type: ignore[arg-type]
 
     def layers(self) -> list[Layer]:
         return [Layer(kernel, stride, padding) for kernel, stride, _, _, padding in self.stages]
@@ -259,9 +259,7 @@ class ResNet(LocalNet):
         std: Sequence[float] = (0.25, 0.25, 0.25),
     ) -> None:
         super().__init__(mean, std)
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, widths[0], 5, 2, 2, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
-        )
+        self.stem = nn.Sequential(*_convolution(3, widths[0], 5, 2, 2))
         inner = (widths[0], *widths[:-1])
         self.body = nn.Sequential(*[Residual(a, b, 2) for a, b in zip(inner, widths, strict=True)])
         self.fc = nn.Conv2d(widths[-1], num_classes, 1)
@@ -306,9 +304,7 @@ class DSResNet(LocalNet):
                 f"kept: is {tuple(kept)} at stride {stride}, allowed: 1 or more, height 0 for all"
             )
         inside = stages[0][0]
-        self.stem = nn.Sequential(
-            nn.Conv2d(4, inside, 3, 1, 1, bias=False), nn.BatchNorm2d(inside), nn.ReLU()
-        )
+        self.stem = nn.Sequential(*_convolution(4, inside, 3, 1, 1))
         self.body = nn.Sequential()
         for width, down, right in stages:
             self.body.append(Residual(inside, width, (down, right)))
@@ -417,8 +413,7 @@ def load_model(path: str | os.PathLike[str]) -> tuple[LocalNet, dict[str, str]]:
     if "pglearn_model" not in metadata:
         raise InputError(f"model: {path} holds no pglearn model, allowed: a file of pglearn train")
     try:
-        config = json.loads(metadata["config"])
-        model = build(metadata["pglearn_model"], **config)
+        model = build(metadata["pglearn_model"], **json.loads(metadata["config"]))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"model: {path} does not say how to build it ({_first_line(error)})") from None
     return _fill(model, state, path).eval(), metadata
@@ -468,13 +463,8 @@ def evidence_batches(
     mode = model.training
     model.to(where).eval()
     try:
-        starts = tqdm(
-            range(0, len(images), batch_size),
-            progress,
-            leave=False,
-            disable=True if progress is None else None,
-        )
-        for start in starts:
+        starts = range(0, len(images), batch_size)
+        for start in tqdm(starts, progress, leave=False, disable=True if progress is None else None):
             with torch.inference_mode():
                 maps = model(images[start : start + batch_size].to(where))
             if maps.ndim != 4:
@@ -511,19 +501,14 @@ def collect_evidence(
         raise InputError("images: there are none, allowed: one or more")
     if labels is not None and len(labels) != len(images):
         raise InputError(f"labels: {len(labels)} for {len(images)} images, allowed: one each")
-    about: dict[str, Any] = {
-        "geometry": geometry,
-        "step": step,
-        "clip_high": clip_high,
-        "provenance": dict(provenance or {}),
-    }
+    about: dict[str, Any] = {"geometry": geometry, "step": step, "clip_high": clip_high}
+    about["provenance"] = dict(provenance or {})
     batches = evidence_batches(model, images, batch_size, device, "evidence" if progress else None)
     if path is None:
         return Evidence(torch.cat([maps for _, maps in batches]), labels, **about)
-    start, maps = next(batches)
-    with EvidenceWriter(
-        path, (len(images), *maps.shape[1:]), maps.dtype, labels is not None, **about
-    ) as writer:
-        for first, batch in chain([(start, maps)], batches):
-            writer.write(batch, None if labels is None else labels[first : first + len(batch)])
+    first = next(batches)
+    shape = (len(images), *first[1].shape[1:])
+    with EvidenceWriter(path, shape, labelled=labels is not None, **about) as writer:
+        for start, maps in chain([first], batches):
+            writer.write(maps, None if labels is None else labels[start : start + len(maps)])
     return None

@@ -14,6 +14,7 @@ import pickle
 import time
 from collections.abc import Callable
 from decimal import Decimal
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -133,11 +134,9 @@ def constants(highest: float) -> tuple[str, str]:
 
 def _rate(done: float, peak: float) -> float:
     """One cycle: linearly up to ``peak`` over the first quarter of the run, then down to 0 along a cosine."""
-    return (
-        peak * (0.1 + 0.9 * done / 0.25)
-        if done < 0.25
-        else peak * (1 + math.cos(math.pi * (done - 0.25) / 0.75)) / 2
-    )
+    if done < 0.25:
+        return peak * (0.1 + 0.9 * done / 0.25)
+    return peak * (1 + math.cos(math.pi * (done - 0.25) / 0.75)) / 2
 
 
 def _mixed_precision_pays(device: torch.device) -> bool:
@@ -153,9 +152,7 @@ def _resume(path: Path, run: dict[str, Any], model: nn.Module, optimizer: torch.
     """Load a checkpoint of this very run and return how many epochs it has done."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        theirs, weights, moments, done = (
-            saved[name] for name in ("run", "model", "optimizer", "epochs_done")
-        )
+        theirs, weights, moments, done = itemgetter("run", "model", "optimizer", "epochs_done")(saved)
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise InputError(
             f"checkpoint: {path} cannot be read ({type(error).__name__}), delete it to start anew"
@@ -261,30 +258,17 @@ def train(
             optimizer.step()
             total += value
             right += int((evidence.detach().relu().sum((2, 3)).argmax(1) == target).sum())
-        seconds = time.perf_counter() - began
-        log.append(
-            {
-                "epoch": epoch + 1,
-                "loss": total / steps,
-                "accuracy": right / (steps * batch_size),
-                "seconds": seconds,
-            }
-        )
+        entry = {"epoch": epoch + 1, "loss": total / steps, "accuracy": right / (steps * batch_size)}
+        entry["seconds"] = time.perf_counter() - began
+        log.append(entry)
         if progress:
             tqdm.write(
-                "epoch {epoch}: loss {loss:.4f}, accuracy {accuracy:.1%}, {seconds:.1f} s".format(**log[-1])
+                "epoch {epoch}: loss {loss:.4f}, accuracy {accuracy:.1%}, {seconds:.1f} s".format(**entry)
             )
         if checkpoint is not None:
+            state = {"run": run, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
             buffer = io.BytesIO()
-            torch.save(
-                {
-                    "run": run,
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "epochs_done": epoch + 1,
-                },
-                buffer,
-            )
+            torch.save({**state, "epochs_done": epoch + 1}, buffer)
             with atomic(checkpoint) as write:
                 write(buffer.getvalue())
     model.eval()
@@ -310,7 +294,7 @@ def fit(
     While it trains, ``out``.checkpoint holds the last epoch; the same call resumes from there. ``options``
     are those of :func:`train`; ``about`` is saved along.
     """
-    sample = images.images[: min(len(images), 5000)].double() / 255
+    sample = images.images[:5000].double() / 255
     mean, std = ([round(v, 4) for v in f((0, 2, 3)).tolist()] for f in (sample.mean, sample.std))
     torch.manual_seed(seed)
     network = build(model, len(images.classes), mean=mean, std=[max(v, 1e-3) for v in std])
@@ -323,10 +307,7 @@ def fit(
     step, clip_high = constants(highest)
     facts = {"classes": json.dumps(images.classes), "image_size": "x".join(map(str, images.image_size))}
     recipe = {name: str(value) for name, value in options.items() if name not in ("device", "progress")}
-    save_model(
-        out,
-        network,
-        {**facts, "step": step, "clip_high": clip_high, "training": json.dumps(recipe), **(about or {})},
-    )
+    facts |= {"step": step, "clip_high": clip_high, "training": json.dumps(recipe), **(about or {})}
+    save_model(out, network, facts)
     checkpoint.unlink(missing_ok=True)
     return log
