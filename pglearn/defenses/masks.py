@@ -124,8 +124,6 @@ class WindowMask(ClosedForm):
         T; then so does the heaviest outside part.
         """
         part, whole = self._share
-        if part == 0:
-            return super().bounds(units, top, inside)
         units = wide(units)
         empty, filled = units.masked_fill(inside, 0), units.masked_fill(inside, top)
         out = empty.flatten(2).sum(-1, dtype=torch.int64)
