@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pglearn import InputError
 from pglearn.certify import Certificate, certify, certify_file, certify_units, rate
-from pglearn.defenses import Aggregate, Defense, Logits, Sum, WindowMask, make_defense
+from pglearn.defenses import Aggregate, Defense, Logits, Sum, TopMask, WindowMask, make_defense
 from pglearn.evidence import Evidence, EvidenceFile
 from pglearn.geometry import Windows, all_windows
 
@@ -658,3 +658,44 @@ def test_numbers_that_are_not_whole_are_refused(name, given):
 def test_a_mask_of_features_has_sides():
     with pytest.raises(InputError, match=r"^mask: -5x-5, allowed: 1x1 or more"):
         make_defense("features", [all_windows(1, 1, 2, 2)], mask=(-5, -5))
+
+
+@pytest.mark.parametrize("patches", [2, 7, 9, 12, 15])
+def test_any_number_of_cells_is_any_so_many_cells(patches):
+    generator = torch.Generator().manual_seed(patches)
+    units = torch.randint(0, 6, (20, 2, 4, 4), generator=generator)
+    labels = torch.zeros(20, dtype=torch.int64)
+    found = certify_units(units, labels, Sum(), [all_windows(1, 1, 4, 4)], 5, 1, patches)
+    label, other = units[:, 0].flatten(1), units[:, 1].flatten(1)
+    gained = (5 + label - other).sort(1, descending=True).values[:, :patches].sum(1)
+    assert torch.equal(found.margin_units, label.sum(1) - other.sum(1) - gained)
+    assert found.margin == found.margin_units.tolist()
+    assert torch.equal(found.worst, torch.full((20, 4), -1))
+
+
+@pytest.mark.parametrize(("side", "top"), [(2, 2**29), (2, 2**29 - 1), (8, 2**26), (8, 2**25)])
+@pytest.mark.parametrize(
+    "aggregate", [Sum(), WindowMask(1, 1), WindowMask(2, 1, "0.3"), TopMask(1), TopMask(2)]
+)
+def test_sums_around_32_bits(aggregate, side, top):
+    units = torch.full((3, 2, side, side), top, dtype=torch.int64)
+    units[1, 1], units[2, 0, 0] = 0, 1
+    labels, windows = torch.zeros(3, dtype=torch.int64), all_windows(1, 1, side, side)
+    found = certify_units(units.int(), labels, aggregate, [windows], top)
+    exact = Aggregate.margins(aggregate, units, labels, top, windows).amin(1)
+    assert torch.equal(found.margin_units, exact)
+    assert found.clean.tolist() == Aggregate.outcome(aggregate, units, labels)[1].tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.bool])
+def test_maps_that_are_no_numbers_are_refused(dtype):
+    maps = torch.zeros(1, 2, 2, 2, dtype=dtype)
+    with pytest.raises(InputError, match=r"^maps: are of type torch\.(complex64|bool)"):
+        certify(maps, None, Defense(Logits(), Sum()), [all_windows(1, 1, 2, 2)])
+
+
+@pytest.mark.parametrize("patches", [0, -1])
+def test_no_patch_is_no_attacker(patches):
+    units = torch.zeros(1, 2, 2, 2, dtype=torch.int32)
+    with pytest.raises(InputError, match=f"^patches: is {patches}, allowed: 1 or more"):
+        certify_units(units, None, Sum(), [all_windows(1, 1, 2, 2)], 3, 1, patches)
