@@ -699,3 +699,17 @@ def test_no_patch_is_no_attacker(patches):
     units = torch.zeros(1, 2, 2, 2, dtype=torch.int32)
     with pytest.raises(InputError, match=f"^patches: is {patches}, allowed: 1 or more"):
         certify_units(units, None, Sum(), [all_windows(1, 1, 2, 2)], 3, 1, patches)
+
+
+@pytest.mark.parametrize("aggregate", [Sum(), WindowMask(2, 2), WindowMask(2, 2, "0.3"), TopMask(4)])
+def test_more_guesses_than_are_looked_at_first(aggregate):
+    generator = torch.Generator().manual_seed(0)
+    units = torch.randint(0, 9, (8, 50, 4, 4), generator=generator)
+    labels, windows = torch.randint(0, 50, (8,), generator=generator), all_windows(2, 2, 4, 4)
+    found = certify_units(units, labels, aggregate, [windows], 8, 20)
+    assert torch.equal(
+        found.margin_units, Aggregate.margins(aggregate, units, labels, 8, windows, 20).amin(1)
+    )
+    prediction, clean = Aggregate.outcome(aggregate, units, labels, 20)
+    assert torch.equal(found.prediction, prediction)
+    assert torch.equal(found.clean, clean)
