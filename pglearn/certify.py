@@ -93,6 +93,8 @@ def threat(
 ) -> list[Windows]:
     """The malicious windows of an attacker who picks any of the shapes (height, width): each ``patch`` in
     image pixels, through the geometry of ``source``, or each ``window`` in feature positions.
+
+    Raises ``InputError`` for patches where there is no geometry, and for shapes that do not fit.
     """
     if not patch:
         height, width = (source.shape if isinstance(source, EvidenceFile) else source.maps.shape)[2:]

@@ -53,26 +53,19 @@ def _certify(args: argparse.Namespace) -> None:
     file = EvidenceFile(args.FILE, unlabelled=args.unlabelled)
     shapes: list[tuple[int, int]] = args.window or args.patch
     patches = args.patches
-    if patches < 1:
-        raise InputError(f"--patches: is {patches}, allowed: 1 or more")
     if args.within:
         if args.defense != "mask":
             raise InputError(
                 f"--within: not used by {args.defense}, which takes any number of patches anywhere, "
                 "allowed: only with --defense mask"
             )
-        if patches == 1:
+        if patches < 2:
             raise InputError("--within: holds several patches, allowed: only with --patches 2 or more")
         if any(h > args.within[0] or w > args.within[1] for h, w in shapes):
             raise InputError(
                 f"--within: is {_by(args.within)}, allowed: at least as large as each patch or window"
             )
         shapes, patches = [args.within], 1
-    elif patches > 1 and args.defense == "mask":
-        raise InputError(
-            f"--patches: is {patches}, allowed with --defense mask: 1, or --within HxW, a region that holds "
-            "them all (merging); --defense features, clip and vote take any number"
-        )
     if args.mask and not all(1 <= side <= most for side, most in zip(args.mask, file.shape[2:], strict=True)):
         raise InputError(f"mask: {_by(args.mask)}, allowed: from 1x1 to the map's {_by(file.shape[2:])}")
     windows = threat(file, **{"window" if args.window else "patch": shapes})

@@ -116,9 +116,11 @@ def compare(
         (file, shape, kind, defense, k, number)
         for file, shape, number, defense, k in product(files, shapes, numbers, defenses, ks)
     ]
-    masked = [run for run in wanted if run[5] > 1 and run[3].partition(":")[0] == "mask"]
-    runs = [run for run in wanted if run not in masked] or wanted
-    for run in [*runs, *((*run[:5], 1) for run in masked)]:  # bad input shows before the first is computed
+    single = [
+        run for run in wanted if run[5] > 1 and isinstance(_prepare(*run[:5], 1)[1].aggregate, WindowMask)
+    ]
+    runs = [run for run in wanted if run not in single] or wanted
+    for run in runs:  # bad input shows before the first is computed
         _prepare(*run)
     return [measure(*run) for run in tqdm(runs, "compare", leave=False, disable=not progress)]
 
@@ -138,7 +140,10 @@ def read(path: str | os.PathLike[str]) -> list[Result]:
     kinds = {"int": int, "float": float, "str": str}
     try:
         with open(Path(path), encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+            table = csv.DictReader(file)
+            rows = list(table)
+        if table.fieldnames != [field.name for field in fields(Result)]:
+            raise ValueError(f"columns {table.fieldnames}")
         return [
             Result(**{field.name: kinds[str(field.type)](row[field.name]) for field in fields(Result)})
             for row in rows

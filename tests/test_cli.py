@@ -336,7 +336,7 @@ FEATURES, CLIP, VOTE = (["--defense", name, "--window", "1x1"] for name in ("fea
         ([*FEATURES, "--detection-threshold", "0"], "detection-threshold: not used by features over logits"),
         ([*FEATURES, "--window", "1x3", "--mask", "1x2"], "mask: 2 features, allowed: at least the 3 of the"),
         ([*FEATURES, "--mask", "2x4"], "mask: 2x4, allowed: from 1x1 to the map's 1x4"),
-        ([*FEATURES, "--patches", "0"], "--patches: is 0, allowed: 1 or more"),
+        ([*FEATURES, "--patches", "0"], "patches: is 0, allowed: 1 or more"),
         ([*GOOD, "--window", "0x1"], "window: 0x1, allowed: from 1x1 to the map's 1x4"),
         ([*GOOD, "--window", "2x1"], "window: 2x1, allowed: from 1x1 to the map's 1x4"),
         ([*GOOD, "--window", "1x5"], "window: 1x5, allowed: from 1x1 to the map's 1x4"),
@@ -376,8 +376,11 @@ FEATURES, CLIP, VOTE = (["--defense", name, "--window", "1x1"] for name in ("fea
             ["--defense", "mask", "--patch", "1x1"],
             "--patch: the file carries no geometry, allowed: --window HxW",
         ),
-        ([*GOOD, "--patches", "0"], "--patches: is 0, allowed: 1 or more"),
-        ([*GOOD, "--patches", "2"], "--patches: is 2, allowed with --defense mask: 1, or --within HxW"),
+        ([*GOOD, "--patches", "0"], "patches: is 0, allowed: 1 or more"),
+        (
+            [*GOOD, "--patches", "2"],
+            "patches: is 2, allowed with window masks: 1, or a region that holds all (--within",
+        ),
         (
             [*GOOD, "--within", "1x2"],
             "--within: holds several patches, allowed: only with --patches 2 or more",

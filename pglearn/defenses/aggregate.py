@@ -15,11 +15,22 @@ from math import comb
 import torch
 from torch import Tensor
 
-from pglearn.defenses.boxes import box_sums, cover, placed, rectangles, wrapped
+from pglearn.defenses.boxes import box_sums, cover, placed, rectangles
 from pglearn.errors import InputError
 from pglearn.geometry import Windows
 
-__all__ = ["Aggregate", "ClosedForm", "Sum", "cells_at_once"]
+__all__ = [
+    "LARGEST_SUM",
+    "Aggregate",
+    "ClosedForm",
+    "Sum",
+    "cells_at_once",
+    "kth_largest",
+    "kth_smallest_other",
+    "label_maps",
+    "outside",
+    "wide",
+]
 
 LARGEST_SUM = 2**62
 _FIRST_RIVALS = 16
@@ -135,7 +146,7 @@ def outside(maps: Tensor, windows: Windows, totals: Tensor | None = None) -> Ten
     """Sums outside each placement of a window: maps (..., H, W) with sums ``totals`` -> (..., P, Q)."""
     if totals is None:
         totals = maps.flatten(-2).sum(-1, dtype=maps.dtype)
-    sums = box_sums(wrapped(maps, windows.width, windows.wrap), windows.height, windows.width)
+    sums = box_sums(maps, windows.height, windows.width, windows.wrap)
     return totals[..., None, None] - sums
 
 

@@ -12,13 +12,13 @@ from torch import Tensor
 from pglearn.geometry import Windows
 
 __all__ = [
+    "ascending",
     "box_sums",
     "cover",
     "heaviest_cells_outside",
     "heaviest_outside",
     "placed",
     "rectangles",
-    "wrapped",
 ]
 
 
@@ -38,19 +38,18 @@ def _slide(flat: Tensor, length: int, stride: int) -> Tensor:
         size *= 2
 
 
-def box_sums(maps: Tensor, height: int, width: int) -> Tensor:
-    """Sums over every ``height`` x ``width`` window: (..., H, W) -> (..., H - height + 1, W - width + 1)."""
+def box_sums(maps: Tensor, height: int, width: int, wrap: bool = False) -> Tensor:
+    """Sums over every ``height`` x ``width`` window: (..., H, W) -> (..., H - height + 1, W - width + 1), or
+    (..., H - height + 1, W) where columns ``wrap``.
+    """
+    if wrap:
+        maps = torch.cat([maps, maps[..., : width - 1]], -1)
     rows, columns = maps.shape[-2:]
     # On the flat tensor, sums that run over a row's end are wrong, and never read: no window starts there.
     sums = _slide(_slide(maps.contiguous().flatten(), width, 1), height, columns)
     whole = sums.new_empty(maps.numel())
     whole[: len(sums)] = sums
     return whole.view(maps.shape)[..., : rows - height + 1, : columns - width + 1]
-
-
-def wrapped(maps: Tensor, width: int, wrap: bool) -> Tensor:
-    """Maps with the columns repeated that a window of ``width`` around the right border reaches."""
-    return torch.cat([maps, maps[..., : width - 1]], -1) if wrap else maps
 
 
 def rectangles(
@@ -181,8 +180,8 @@ def cover(weights: Tensor, windows: Sequence[Windows], patches: int) -> Tensor:
 
 
 def _sums(weights: Tensor, windows: Windows) -> Tensor:
-    maps = wrapped(weights, windows.width, windows.wrap)
-    return placed(box_sums(maps, windows.height, windows.width), windows)
+    """Sums over the ``windows``: (M, H, W) -> (M, rows, columns)."""
+    return placed(box_sums(weights, windows.height, windows.width, windows.wrap), windows)
 
 
 def _pair(weights: Tensor, first: Windows, second: Windows) -> Tensor:

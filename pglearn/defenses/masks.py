@@ -23,7 +23,6 @@ from pglearn.defenses.boxes import (
     cover,
     heaviest_cells_outside,
     heaviest_outside,
-    wrapped,
 )
 from pglearn.defenses.transforms import decimal
 from pglearn.errors import InputError
@@ -79,7 +78,7 @@ class WindowMask(ClosedForm):
         super().check(top, height, width, windows)
         if patches > 1:
             raise InputError(
-                f"patches: is {patches}, allowed with window masks: 1, or a region that holds all (within, "
+                f"patches: is {patches}, allowed with window masks: 1, or a region that holds all (--within, "
                 "merging); features, clip and vote take any number"
             )
         if self.height > height or self.width > width:
@@ -101,8 +100,7 @@ class WindowMask(ClosedForm):
             )
 
     def _mask_sums(self, units: Tensor) -> Tensor:
-        maps = wrapped(wide(units), self.width, self.wrap)
-        return box_sums(maps, self.height, self.width)  # (N, C, P, Q)
+        return box_sums(wide(units), self.height, self.width, self.wrap)  # (N, C, P, Q)
 
     def scores(self, units: Tensor) -> Tensor:
         """Sum of each map, less its heaviest window if that window's share exceeds T."""

@@ -19,7 +19,7 @@ import torch
 
 from pglearn.certify import rate
 
-__all__ = ["Exercise", "Wrong", "check", "compare", "exercise", "exercises", "rate", "same"]
+__all__ = ["Exercise", "Wrong", "check", "compare", "exercise", "exercises", "rate", "same", "step_and_strip"]
 
 Judge = Callable[[Any], None]
 _registry: dict[str, "Exercise"] = {}
@@ -192,3 +192,17 @@ def _short(value: Any) -> str:
         return f"{value:.6g}"
     text = " ".join(repr(value).split())
     return text if len(text) <= 120 else text[:117] + "…"
+
+
+def step_and_strip(answer: Any) -> tuple[int, list[int]]:
+    """The answer to "which step of this proof is false, and which strip shows it": a number from 1 to 4, and
+    six integers from 0 to 9. Raises `Wrong` for anything else.
+    """
+    if not isinstance(answer, (tuple, list)) or len(answer) != 2 or not isinstance(answer[1], (tuple, list)):
+        raise Wrong("the answer is a pair: the number of a step, and a strip of six integers")
+    step, row = answer
+    if len(row) != 6 or not all(type(x) is int and 0 <= x <= 9 for x in row):
+        raise Wrong(f"the strip has six integers from 0 to 9; yours is {list(row)!r:.60}")
+    if type(step) is not int or not 1 <= step <= 4:
+        raise Wrong(f"the steps are numbered 1 to 4; you name {step!r:.20}")
+    return step, list(row)

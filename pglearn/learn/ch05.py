@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pglearn.defenses import WindowMask
-from pglearn.learn import Wrong, compare, exercise
+from pglearn.learn import Wrong, compare, exercise, step_and_strip
 
 __all__: list[str] = []
 
@@ -89,13 +89,7 @@ def certified_top_k(answer: Callable[[list[int], list[list[int]], int], bool]) -
 
 @exercise("5.5", stars=2, minutes=15)
 def broken_proof(answer: tuple[int, list[int]]) -> None:
-    if not isinstance(answer, (tuple, list)) or len(answer) != 2 or not isinstance(answer[1], (tuple, list)):
-        raise Wrong("the answer is a pair: the number of a step, and a strip of six integers")
-    step, row = answer
-    if len(row) != 6 or not all(type(x) is int and 0 <= x <= 9 for x in row):
-        raise Wrong(f"the strip has six integers from 0 to 9; yours is {list(row)!r:.60}")
-    if type(step) is not int or not 1 <= step <= 4:
-        raise Wrong(f"the steps are numbered 1 to 4; you name {step!r:.20}")
+    step, row = step_and_strip(answer)
     score, out = _scores([row], 2, "0")[0], sum(row[1:5])
     if score <= out:
         raise Wrong(f"your strip scores {score}, no more than the evidence outside the two cells, {out}")

@@ -7,7 +7,7 @@ import torch
 
 from pglearn.defenses import TopMask
 from pglearn.geometry import window_size
-from pglearn.learn import Wrong, compare, exercise
+from pglearn.learn import Wrong, compare, exercise, step_and_strip
 
 __all__: list[str] = []
 
@@ -93,13 +93,7 @@ def best_level(answer: Callable[[list[int], list[int], int, int], int]) -> None:
 
 @exercise("9.5", stars=2, minutes=15)
 def broken_proof(answer: tuple[int, list[int]]) -> None:
-    if not isinstance(answer, (tuple, list)) or len(answer) != 2 or not isinstance(answer[1], (tuple, list)):
-        raise Wrong("the answer is a pair: the number of a step, and a strip of six integers")
-    step, row = answer
-    if len(row) != 6 or not all(type(x) is int and 0 <= x <= 9 for x in row):
-        raise Wrong(f"the strip has six integers from 0 to 9; yours is {list(row)!r:.60}")
-    if type(step) is not int or not 1 <= step <= 4:
-        raise Wrong(f"the steps are numbered 1 to 4; you name {step!r:.20}")
+    step, row = step_and_strip(answer)
     honest = _kept(list(row), 2)
     first, second = _kept([*row[:4], 9, row[5]], 2) - honest, _kept([*row[:5], 9], 2) - honest
     both = _kept([*row[:4], 9, 9], 2) - honest
