@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
+from itertools import chain
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pglearn.defenses import Aggregate, Defense, cells_at_once, decimal
+from pglearn.distributed import gather, place, share
 from pglearn.errors import InputError
 from pglearn.evidence import Evidence, EvidenceFile
 from pglearn.geometry import Windows, all_windows, malicious_windows
@@ -253,18 +255,15 @@ def certify_file(
     patches: int = 1,
 ) -> Certificate:
     """Certify an evidence file batch by batch, however large; without labels where it was opened
-    ``unlabelled``.
+    ``unlabelled``. Several processes share the images, and all get the whole certificate.
     """
-    cells = file.shape[1] * file.shape[2] * file.shape[3]
-    size = max(32, 2**24 // cells)
+    size, part = max(32, 2**24 // math.prod(file.shape[1:])), share(file.shape[0])
+    steps = -(-(part.stop - part.start) // size)
     batches = tqdm(
-        file.batches(size), "certify", -(-file.shape[0] // size), leave=False, disable=file.shape[0] <= size
+        file.batches(size, part), "certify", steps, leave=False, disable=steps < 2 or place()[0] > 0
     )
-    return Certificate.join(
-        [
-            certify(
-                maps.to(device), None if labels is None else labels.to(device), defense, windows, k, patches
-            )
-            for maps, labels in batches
-        ]
-    )
+    found = [
+        certify(maps.to(device), None if labels is None else labels.to(device), defense, windows, k, patches)
+        for maps, labels in batches
+    ]
+    return Certificate.join(list(chain(*gather(found))))

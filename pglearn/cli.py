@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pglearn.errors import InputError
@@ -48,6 +49,7 @@ def _certify(args: argparse.Namespace) -> None:
 
     from pglearn.certify import certify_file, rate, threat
     from pglearn.defenses import TopMask, WindowMask, make_defense
+    from pglearn.distributed import place
     from pglearn.evidence import EvidenceFile, sha256
 
     file = EvidenceFile(args.FILE, unlabelled=args.unlabelled)
@@ -74,6 +76,8 @@ def _certify(args: argparse.Namespace) -> None:
     defense = make_defense(args.defense, windows, patches, args.transform, file, **options)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     certificate = certify_file(file, defense, windows, args.top_k, device, patches)
+    if place()[0]:  # the first process of several speaks for all
+        return
     if args.patch and file.geometry and (warning := file.geometry.warning()):
         print(f"pglearn: {warning}", file=sys.stderr)
     if any(window.height == file.shape[2] and window.width == file.shape[3] for window in windows):
@@ -163,13 +167,16 @@ def _images(args: argparse.Namespace, split: str) -> ImageSet:
 def _train(args: argparse.Namespace) -> None:
     import torch
 
+    from pglearn.distributed import place
     from pglearn.training import fit
 
+    if args.minutes is not None and not args.minutes >= 0:
+        raise InputError(f"--minutes: is {args.minutes}, allowed: 0 or more")
     if args.threads:
         torch.set_num_threads(args.threads)
     began = time.perf_counter()
     images = _images(args, "train")
-    fit(
+    log = fit(
         images,
         args.model,
         args.out,
@@ -180,14 +187,21 @@ def _train(args: argparse.Namespace) -> None:
         lr=args.lr,
         shift=args.shift,
         seed=args.seed,
+        minutes=None if args.minutes is None else args.minutes - (time.perf_counter() - began) / 60,
         about={"data": args.data},
     )
     minutes = (time.perf_counter() - began) / 60
+    if place()[0]:
+        return
+    if log and (done := int(log[-1]["epoch"])) < args.epochs:
+        print(f"stopped after epoch {done} of {args.epochs}, {minutes:.1f} minutes: the same command goes on")
+        return
     print(f"{args.out}: {len(images)} images, {args.epochs} epochs, {minutes:.1f} minutes")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
     from pglearn.certify import rate
+    from pglearn.distributed import place
     from pglearn.evaluation import evaluate, per_class
 
     images = _images(args, "test")
@@ -198,10 +212,40 @@ def _evaluate(args: argparse.Namespace) -> None:
         "selection": f"first {args.per_class} of each class" if args.per_class else "all",
     }
     found = evaluate(args.MODEL, images, args.out, args.patch, args.fixed_point, about=about)
+    if place()[0]:
+        return
     print(f"{args.out}: evidence of {found.images} images")
     for name, count in (("undefended", found.undefended), (f"mask {_by(found.mask)}, T = 0", found.defended)):
         print(f"{name:<18} {rate(count, found.images)}")
     print(f"{'latency':<18} {found.milliseconds:.1f} ms a defended prediction, one image at a time")
+
+
+def _reproduce(args: argparse.Namespace) -> None:
+    from pglearn.reports import write
+    from pglearn.reproduce import SHIPPED, TABLES, bagnets, banks_of, retrain
+
+    if args.minutes is not None and (not args.retrain or not args.minutes >= 0):
+        raise InputError(f"--minutes: is {args.minutes}, allowed: 0 or more, with --retrain")
+    cards = bagnets(args.data or SHIPPED)
+    if args.retrain:
+
+        def run(words: Sequence[str]) -> None:
+            command = _parser().parse_args(words)
+            command.run(command)
+
+        retrain(cards, args.retrain, run, args.minutes)
+    text, results = TABLES[args.TABLE](banks_of(cards, args.retrain or args.data or SHIPPED))
+    if args.out:
+        write(args.out, results)
+    print(text, end="")
+
+
+def _joined(args: argparse.Namespace) -> AbstractContextManager[None]:
+    from pglearn.distributed import joined
+
+    if "stopped" not in args:
+        raise InputError("torchrun: starts several processes, allowed: for train, evaluate and certify")
+    return joined(args.stopped.format(**vars(args)))
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -291,7 +335,7 @@ def _parser() -> argparse.ArgumentParser:
         help="certify the defended prediction itself; labels are not read",
     )
     certify.add_argument("--json", action="store_true", help="one JSON object with a verdict for every image")
-    certify.set_defaults(run=_certify)
+    certify.set_defaults(run=_certify, stopped="there is no report, the same command begins anew")
 
     about = "Compare defenses on evidence files: every defense, patch, number of patches and k, as one table."
     compare = commands.add_parser("compare", help=about, description=about)
@@ -321,7 +365,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--model",
         required=True,
-        help="bagnet-small-32, bagnet-small-64, bagnet17, ds-small-64, ... (any name)",
+        help="bagnet-small-32, bagnet-small-64, bagnet17, ds-small-64, ... (any name), or a file of weights "
+        "to go on from",
     )
     train.add_argument(
         "--out", required=True, metavar="FILE", help="where the trained model goes (safetensors)"
@@ -330,7 +375,8 @@ def _parser() -> argparse.ArgumentParser:
         "--objective",
         default="masked",
         metavar="NAME",
-        help="masked (App. A, the default), plain, or softmax (de-randomized smoothing)",
+        help="masked (App. A, the default), margin (of the certificate), plain, or softmax (de-randomized "
+        "smoothing)",
     )
     train.add_argument("--epochs", type=_whole, default=10)
     train.add_argument("--batch-size", type=_whole, default=128)
@@ -339,8 +385,18 @@ def _parser() -> argparse.ArgumentParser:
         "--shift", type=_whole, default=1, help="images are moved by up to so many pixels (default 1)"
     )
     train.add_argument("--seed", type=_whole, default=0)
+    train.add_argument(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help="stop cleanly after an epoch when the next would not end within M minutes; the same command "
+        "goes on",
+    )
     train.add_argument("--threads", type=_whole, default=0, help="CPU threads (default: all)")
-    train.set_defaults(run=_train)
+    train.set_defaults(
+        run=_train,
+        stopped="epochs that were finished are in {out}.checkpoint, the same command goes on from there",
+    )
 
     about = (
         "Run a trained model over test images: evidence file, clean accuracy, latency of defended inference."
@@ -356,7 +412,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--fixed-point", action="store_true", help="write integers, rounded as the defense does"
     )
-    evaluate.set_defaults(run=_evaluate)
+    evaluate.set_defaults(
+        run=_evaluate,
+        stopped="parts that were finished lie beside {out}, the same command goes on from there",
+    )
 
     for command in (train, evaluate):
         command.add_argument(
@@ -381,6 +440,19 @@ def _parser() -> argparse.ArgumentParser:
             help="the patch to defend against, in pixels",
         )
 
+    about = "Print a table or figure of the paper, ours beside it, and every difference in setting."
+    reproduce = commands.add_parser("reproduce", help=about, description=about)
+    reproduce.add_argument("TABLE", choices=["table14", "table15", "figure8"], help="which one")
+    reproduce.add_argument("--data", metavar="DIR", help="cards, banks and weights (default: those shipped)")
+    reproduce.add_argument(
+        "--retrain",
+        metavar="DIR",
+        help="train anew from images, by the commands of the cards, into DIR; goes on where it was stopped",
+    )
+    reproduce.add_argument("--minutes", type=float, metavar="M", help="stop training after so many minutes")
+    reproduce.add_argument("--out", metavar="FILE", help="where our results go (CSV)")
+    reproduce.set_defaults(run=_reproduce)
+
     about = "Say what works on this machine and how to mend the rest."
     commands.add_parser("doctor", help=about, description=about).set_defaults(run=_doctor)
     return parser
@@ -388,15 +460,21 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0, or 2 after one line on bad input."""
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"  # torchrun says how many processes there are
     try:
         args = _parser().parse_args(arguments)
-        return args.run(args) or 0
+        with nullcontext() if alone else _joined(args):
+            return args.run(args) or 0
     except InputError as error:
-        print(f"pglearn: {str(error).splitlines()[0]}", file=sys.stderr)
-        return 2
+        line = f"pglearn: {str(error).splitlines()[0]}"
     except UnicodeError as error:  # a name that cannot be printed or written
-        print(f"pglearn: {error}"[:300], file=sys.stderr)
-        return 2
+        line = f"pglearn: {error}"[:300]
     except OSError as error:  # a file name that no system takes, an output that is full or closed
-        print(f"pglearn: {error.strerror or error}: {error.filename or 'output'}"[:300], file=sys.stderr)
-        return 2
+        line = f"pglearn: {error.strerror or error}: {error.filename or 'output'}"[:300]
+    if alone:
+        print(line, file=sys.stderr)
+    else:
+        from pglearn.distributed import speak
+
+        speak(line)
+    return 2

@@ -4,19 +4,23 @@ evaluate``.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pglearn.data import ImageSet
+from pglearn.data import ImageFiles, ImageSet
 from pglearn.defenses import Defense, Logits, WindowMask
+from pglearn.distributed import gather, place
 from pglearn.errors import InputError
-from pglearn.evidence import EvidenceWriter, sha256
+from pglearn.evidence import EvidenceFile, EvidenceWriter, sha256
 from pglearn.geometry import malicious_windows
 from pglearn.models import evidence_batches, geometry, load_model
 
@@ -42,8 +46,12 @@ def per_class(images: ImageSet, count: int) -> ImageSet:
     chosen = [torch.nonzero(images.labels == c)[:count, 0] for c in range(len(images.classes))]
     if short := [name for name, found in zip(images.classes, chosen, strict=True) if len(found) < count]:
         raise InputError(f"per-class: {count} images, but {short[0]} has fewer, allowed: what each class has")
-    index = torch.cat(chosen).sort().values
-    return ImageSet(images.images[index], images.labels[index], images.classes)
+    index, held = torch.cat(chosen).sort().values, images.images
+    if isinstance(held, ImageFiles):
+        return ImageSet(
+            replace(held, paths=[held.paths[i] for i in index.tolist()]), images.labels[index], images.classes
+        )
+    return ImageSet(held[index], images.labels[index], images.classes)
 
 
 def evaluate(
@@ -58,6 +66,11 @@ def evaluate(
 ) -> Evaluation:
     """Write the evidence of ``images`` under the model in ``model_path`` to ``out``, batch by batch; count
     what is right.
+
+    Every two batches make a part, a file beside ``out``; several processes take parts in turn. A call that
+    was stopped has left its finished parts, and the next one keeps those of the same model, images and kind
+    of numbers. Once all are there they are copied into ``out`` and removed: till then they take its size on
+    disk again.
 
     The defense masks the window of a ``patch`` (height, width in pixels). ``fixed_point``: instead of raw
     float32 write integers, multiples of the model's step (the file's ``unit``) rounded as its transform does,
@@ -80,17 +93,50 @@ def evaluate(
     if fixed_point:
         constants = {"step": "1", "clip_high": str(top), "unit": defense.transform.step}
     provenance = {"model": Path(model_path).name, "model_sha256": sha256(model_path), **(about or {})}
-    shape = (len(images), classes, seen.rows.cells, seen.columns.cells)
+    shape = (classes, seen.rows.cells, seen.columns.cells)
+    write = partial(EvidenceWriter, dtype=kind, geometry=seen, **constants)
+    stored = Logits("1", str(top)) if fixed_point else defense.transform
+    (rank, world), out = place(), Path(out)
+    starts = range(0, len(images), 2 * batch_size)
     undefended = defended = 0
-    with EvidenceWriter(out, shape, kind, geometry=seen, provenance=provenance, **constants) as writer:
-        for start, maps in evidence_batches(model, images.images, batch_size, device):
-            labels = images.labels[start : start + len(maps)]
-            units = defense.transform(maps)
-            undefended += int((units.flatten(2).sum(-1).argmax(1) == labels).sum())
-            defended += int(mask.outcome(units, labels)[1].sum())
-            writer.write(_stored(maps, defense.transform.step, kind), labels)
-    milliseconds = 1000 * latency(model, defense, images.images[:1], device)
-    return Evaluation(len(images), undefended, defended, (mask.height, mask.width), milliseconds)
+    for start in starts[rank::world]:
+        span = slice(start, min(start + 2 * batch_size, len(images)))
+        labels = images.labels[span]
+        first = images.images[start : start + 1].numpy().tobytes() + labels.numpy().tobytes()
+        seal = {"part": f"{hashlib.sha256(first).hexdigest()}, batches of {batch_size}"}
+        path = f"{out}.part-{start}"
+        part = write(path, (len(labels), *shape), provenance=provenance | seal)
+        if not part.done():
+            bar = None if rank else f"evidence from {start} of {len(images)}"
+            with part:
+                for at, maps in evidence_batches(model, images.images, batch_size, device, bar, span):
+                    part.write(
+                        _stored(maps, defense.transform.step, kind), images.labels[at : at + len(maps)]
+                    )
+        for maps, truth in EvidenceFile(path).batches(batch_size):
+            units = stored(maps)
+            undefended += int((units.flatten(2).sum(-1).argmax(1) == truth).sum())
+            defended += int(mask.outcome(units, truth)[1].sum())
+    counts = gather((undefended, defended))  # every process's parts are there
+    milliseconds = 0.0
+    if not rank:
+        with write(out, (len(images), *shape), provenance=provenance) as whole:
+            for start in starts:
+                for maps, truth in EvidenceFile(f"{out}.part-{start}").batches(batch_size):
+                    whole.write(maps, truth)
+        _sweep(out)
+        milliseconds = 1000 * latency(model, defense, images.images[:1], device)
+    undefended, defended = map(sum, zip(*counts, strict=True))
+    return Evaluation(len(images), undefended, defended, (mask.height, mask.width), gather(milliseconds)[0])
+
+
+def _sweep(out: Path) -> None:
+    """Remove the parts of ``out``, those of other runs too, and drafts that killed processes left."""
+    name = re.escape(out.name)
+    ours = re.compile(rf"{name}\.part-\d+|\.{name}(\.part-\d+)?\.\d+\.part")
+    for path in out.parent.iterdir():
+        if ours.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _stored(maps: Tensor, step: str, kind: torch.dtype) -> Tensor:

@@ -192,18 +192,22 @@ class EvidenceFile:
         about = self._tensors[name]
         (first, last), (images, *rest) = about["data_offsets"], about["shape"]
         each = (last - first) // images
-        data = torch.empty((min(stop, images) - start) * each, dtype=torch.uint8)
+        data = torch.empty((stop - start) * each, dtype=torch.uint8)
         with open(self.path, "rb") as file:
             file.seek(self._data + first + start * each)
             if file.readinto(data.numpy().data) < len(data):
                 raise InputError(f"FILE: {self.path} became shorter while it was read")
         return data.view(_DTYPES[about["dtype"]]).view(-1, *rest)
 
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yield (maps (n, C, H, W), labels (n,) or None), ``size`` images at a time."""
-        for start in range(0, self.shape[0], size):
-            labels = None if self.labels is None else self.labels[start : start + size]
-            yield self._read("evidence", start, start + size), labels
+    def batches(self, size: int, part: slice = slice(None)) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield (maps (n, C, H, W), labels (n,) or None), ``size`` images at a time, of a ``part`` or all."""
+        first, last, _ = part.indices(self.shape[0])
+        for start in range(first, last, size):
+            stop = min(start + size, last)
+            yield (
+                self._read("evidence", start, stop),
+                None if self.labels is None else self.labels[start:stop],
+            )
 
     def load(self) -> Evidence:
         """All of it, in memory."""
@@ -256,7 +260,13 @@ class EvidenceWriter:
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         self._header = struct.pack("<Q", len(text)) + text
-        self._path, self._stack = path, ExitStack()
+        self._path, self._stack = Path(path), ExitStack()
+
+    def done(self) -> bool:
+        """Whether a file is there already that begins as this one would: same shape, type and metadata."""
+        with suppress(OSError), open(self._path, "rb") as file:
+            return file.read(len(self._header)) == self._header
+        return False
 
     def __enter__(self) -> EvidenceWriter:
         self._put = self._stack.enter_context(atomic(self._path))

@@ -351,7 +351,9 @@ MODELS: dict[str, tuple[Callable[..., LocalNet], dict[str, Any]]] = {
     "bagnet17": (BagNet, {"kernels": (1, 1, 1, 0)}),
     "bagnet33": (BagNet, {"kernels": (1, 1, 1, 1)}),
     "bagnet-small-32": (SmallBagNet, {"stages": ((4, 2, 64, 1, 1), (3, 2, 256, 2, 1))}),
+    "bagnet-wide-32": (SmallBagNet, {"stages": ((4, 2, 256, 2, 1), (3, 2, 1024, 4, 1))}),
     "bagnet-small-64": (SmallBagNet, {"stages": ((5, 2, 32, 1, 2), (3, 2, 96, 2, 1))}),
+    "bagnet-small-112": (SmallBagNet, {"stages": ((5, 2, 32, 1, 2), (3, 2, 96, 1, 1), (3, 2, 256, 2, 1))}),
     "resnet-small-64": (ResNet, {}),
     "ds-small-32": (DSResNet, {"kept": (0, 4), "stages": ((64, 2, 1), (128, 2, 2), (256, 2, 2))}),
     "ds-small-64": (DSResNet, {"kept": (0, 8)}),
@@ -453,20 +455,22 @@ def evidence_batches(
     batch_size: int = 256,
     device: str | torch.device | None = None,
     progress: str | None = "evidence",
+    part: slice = slice(None),
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (index of the first image, evidence (n, C, H', W') float32 on the CPU), batch by batch, in eval
     mode.
 
-    Runs on the GPU where there is one; ``progress`` names the bar, ``None`` hides it.
+    Runs on the GPU where there is one; ``progress`` names the bar, ``None`` hides it; ``part``: only these.
     """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     mode = model.training
     model.to(where).eval()
     try:
-        starts = range(0, len(images), batch_size)
+        first, last, _ = part.indices(len(images))
+        starts = range(first, last, batch_size)
         for start in tqdm(starts, progress, leave=False, disable=True if progress is None else None):
             with torch.inference_mode():
-                maps = model(images[start : start + batch_size].to(where))
+                maps = model(images[start : min(start + batch_size, last)].to(where))
             if maps.ndim != 4:
                 raise InputError(
                     f"model: gives a tensor of shape {tuple(maps.shape)}, allowed: maps (N, C, H, W)"

@@ -23,7 +23,7 @@ from pglearn.errors import InputError
 from pglearn.evidence import EvidenceFile, atomic
 from pglearn.geometry import Windows
 
-__all__ = ["Result", "compare", "markdown", "measure", "read", "write"]
+__all__ = ["Result", "compare", "markdown", "measure", "percent", "read", "write"]
 
 
 @dataclass(frozen=True)
@@ -174,8 +174,8 @@ def markdown(results: Sequence[Result], rows: Sequence[str] | None = None, colum
         lines += [
             [
                 *(str(getattr(result, name)) for name in rows),
-                _rate(result.clean, result.images),
-                _rate(result.certified, result.images),
+                percent(result.clean, result.images),
+                percent(result.certified, result.images),
                 f"{result.seconds:.2f}",
             ]
             for result in results
@@ -192,12 +192,12 @@ def markdown(results: Sequence[Result], rows: Sequence[str] | None = None, colum
             for what in ("clean", "certified"):
                 found = [cells.get((key, value)) for value in across]
                 lines.append(
-                    [*map(str, key), what, *(_rate(getattr(r, what), r.images) if r else "" for r in found)]
+                    [*map(str, key), what, *(percent(getattr(r, what), r.images) if r else "" for r in found)]
                 )
     lines.insert(1, ["---"] * len(lines[0]))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _rate(hits: int, total: int) -> str:
+def percent(hits: int, total: int) -> str:
     low, high = interval(hits, total)
     return f"{100 * hits / total:.1f} % [{low:.1f} %, {high:.1f} %]"

@@ -33,7 +33,9 @@ FIELDS = {  # receptive field, stride, image side to test on
     "bagnet17": (17, 8, 33),
     "bagnet33": (33, 8, 41),
     "bagnet-small-32": (8, 4, 32),
+    "bagnet-wide-32": (8, 4, 32),
     "bagnet-small-64": (9, 4, 64),
+    "bagnet-small-112": (17, 8, 112),
 }
 
 

@@ -1,0 +1,135 @@
+"""What a recipe is worth: one change at a time, trained for a few epochs, judged on training images held out.
+
+``python -m benchmarks.recipes --data cifar10-jpg --out data/recipes.csv`` takes about half an hour a core;
+rows that the file has already are not trained again, so it can be stopped at any time. ``--only`` trains some.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pglearn import training
+from pglearn.certify import certify
+from pglearn.data import ImageSet, load
+from pglearn.defenses import Defense, Logits, WindowMask
+from pglearn.geometry import malicious_windows
+from pglearn.models import build, evidence_batches, geometry
+
+HELD_OUT = 500  # of each class, the last of the training images
+BASE: dict[str, Any] = {
+    "objective": "margin",
+    "stages": ((4, 2, 64, 1, 1), (3, 2, 256, 2, 1)),
+    "sharpness": 4.0,
+    "lr": 4e-3,
+    "weight_decay": 0.02,
+    "shift": 1,
+    "batch_size": 128,
+    "average": 0.0,
+    "before": 0,  # epochs, of all, with the masked objective; the rate starts again after them
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "base: margin": {},
+    "objective plain": {"objective": "plain"},
+    "objective masked": {"objective": "masked"},
+    "masked, then margin": {"before": 3, "lr": 2e-3},
+    "masked, then masked": {"before": 3, "lr": 2e-3, "objective": "masked"},
+    "field 7": {"stages": ((3, 2, 64, 1, 1), (3, 2, 256, 2, 1))},
+    "field 12": {"stages": ((4, 2, 64, 1, 1), (5, 2, 256, 2, 2))},
+    "field 6": {"stages": ((4, 2, 64, 1, 1), (2, 2, 256, 2, 0))},
+    "stride 2": {"stages": ((4, 2, 64, 1, 1), (3, 1, 128, 2, 1))},
+    "no padding": {"stages": ((4, 2, 64, 1, 0), (3, 2, 256, 2, 0))},
+    "wider": {"stages": ((4, 2, 64, 1, 1), (3, 2, 512, 2, 1))},
+    "narrower": {"stages": ((4, 2, 64, 1, 1), (3, 2, 128, 2, 1))},
+    "deeper": {"stages": ((4, 2, 64, 1, 1), (3, 2, 256, 4, 1))},
+    "scale 1": {"sharpness": 1.0},
+    "scale 2": {"sharpness": 2.0},
+    "scale 8": {"sharpness": 8.0},
+    "scale 16": {"sharpness": 16.0},
+    "lr 0.002": {"lr": 2e-3},
+    "lr 0.008": {"lr": 8e-3},
+    "shift 0": {"shift": 0},
+    "shift 2": {"shift": 2},
+    "average 0.99": {"average": 0.99},
+    "average 0.998": {"average": 0.998},
+    "weight decay 0.1": {"weight_decay": 0.1},
+    "batch 256": {"batch_size": 256},
+}
+
+
+def held_out(images: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """Training images without the last :data:`HELD_OUT` of each class, and those."""
+    last = torch.cat([torch.nonzero(images.labels == c)[-HELD_OUT:, 0] for c in range(len(images.classes))])
+    chosen = torch.zeros(len(images), dtype=torch.bool)
+    chosen[last] = True
+    pixels = images.images[:]
+    return tuple(ImageSet(pixels[part], images.labels[part], images.classes) for part in (~chosen, chosen))
+
+
+def trial(
+    data: ImageSet, judge: ImageSet, patch: tuple[int, int], epochs: int, seed: int, change: Any
+) -> Any:
+    """Train one recipe on ``data``; count what is right in ``judge``, and certified with masks at T = 0."""
+    recipe = BASE | change
+    torch.manual_seed(seed)
+    model = build("bagnet-small-32", len(data.classes), stages=recipe.pop("stages"))
+    training.SHARPNESS = recipe.pop("sharpness")
+    began = time.perf_counter()
+    before = recipe.pop("before")
+    if before:
+        training.train(model, data.images, data.labels, patch=patch, epochs=before, seed=seed)
+    training.train(model, data.images, data.labels, patch=patch, epochs=epochs - before, seed=seed, **recipe)
+    minutes = (time.perf_counter() - began) / 60
+    seen = geometry(model, data.image_size)
+    windows = malicious_windows(*patch, seen)
+    maps = torch.cat([maps for _, maps in evidence_batches(model, judge.images)])
+    defense = Defense(Logits(*training.constants(float(maps.max()))), WindowMask.against(windows))
+    found = certify(maps, judge.labels, defense, windows)
+    right = int((defense.transform(maps).sum((2, 3)).argmax(1) == judge.labels).sum())
+    percent = [
+        f"{100 * n / len(judge):.1f}" for n in (right, int(found.clean.sum()), int(found.certified.sum()))
+    ]
+    size = "x".join(map(str, training.window_of(model, data.image_size, patch)))
+    return {
+        "epochs": epochs,
+        "seed": seed,
+        "field": seen.rows.size,
+        "stride": seen.rows.stride,
+        "map": f"{seen.rows.cells}x{seen.columns.cells}",
+        "window": size,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **dict(zip(("undefended", "clean", "certified"), percent, strict=True)),
+        "minutes": f"{minutes:.1f}",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="cifar10-jpg")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", choices=RECIPES, default=list(RECIPES))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    data, judge = held_out(load(args.data))
+    for name in args.only:
+        done = list(csv.DictReader(args.out.open())) if args.out.exists() else []
+        if any(row["recipe"] == name and row["epochs"] == str(args.epochs) for row in done):
+            continue
+        row = {"recipe": name, **trial(data, judge, (5, 5), args.epochs, args.seed, RECIPES[name])}
+        with args.out.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row, lineterminator="\n")
+            if not done:
+                writer.writeheader()
+            writer.writerow(row)
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
