@@ -65,6 +65,7 @@ by a few between machines (floating point in the network); from the bank they ma
 """
 
 
+PER_CLASS = 100  # images of a bank
 NOISE = 0.002  # of the images: what a count from images may be off by on another machine
 
 
@@ -177,7 +178,7 @@ def card(words: list[str], log: Path, device: str, made_by: str) -> str:
     lines = [
         f"{evaluate} --out evidence.safetensors",
         f"certify evidence.safetensors {options}",
-        f"{evaluate} --per-class 100 --fixed-point --out {bank}",
+        f"{evaluate} --per-class {PER_CLASS} --fixed-point --out {bank}",
         f"certify {bank} {options}",
     ]
     new = Card(path, {}, [words, *map(shlex.split, lines)])
@@ -203,7 +204,7 @@ def card(words: list[str], log: Path, device: str, made_by: str) -> str:
         "undefended": undefended,
         "clean": clean,
         "certified": certified,
-        "bank": f"{file.shape[0]} images, the first 100 of each class in file order",
+        "bank": f"{file.shape[0]} images, the first {PER_CLASS} of each class in file order",
     }
     native = "" if args.size or args.data == "shapes" else "native "
     begun = f"trained on from [{start.name}]({start.name}.md)" if start else "trained from scratch"

@@ -219,11 +219,11 @@ def main() -> None:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("task", "model", "setting", "processes", "value", "unit", "device", "torch"))
     for task, model, setting, processes, value, unit in itertools.chain(
-        precision(args.device, args.steps, args.rounds),
-        together(args.device, args.steps, args.rounds),
+        steps_of(args.device, args.rounds),
         certificates(args.device, args.rounds / 5),
         decoding(args.rounds),
-        steps_of(args.device, args.rounds),
+        precision(args.device, args.steps, args.rounds),
+        together(args.device, args.steps, args.rounds),
     ):
         shown = f"{value:.3g}" if value < 100 else f"{value:.0f}"
         table.writerow((task, model, setting, processes, shown, unit, where, torch.__version__))
