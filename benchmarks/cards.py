@@ -173,6 +173,7 @@ def card(words: list[str], log: Path, device: str, made_by: str) -> str:
     args, path = checked(words), SHIPPED / Path(words[words.index("--out") + 1]).with_suffix(".md").name
     name, size = path.stem, f" --size {args.size}" if args.size else ""
     patch = "x".join(map(str, args.patch))
+    spent = f"{minutes(log)}, {'drawing' if args.data == 'shapes' else 'reading'} the images included"
     evaluate = f"evaluate data/{name}.safetensors --data {args.data}{size} --patch {patch}"
     bank, options = f"data/{name}-bank.safetensors", f"--defense mask --patch {patch}"
     lines = [
@@ -190,7 +191,6 @@ def card(words: list[str], log: Path, device: str, made_by: str) -> str:
     (rows, columns), start = (file.geometry.rows, file.geometry.columns), new.start
     (window,) = {f"{w.height}x{w.width}" for w in malicious_windows(*args.patch, file.geometry)}
     title, source = IMAGES[args.data]
-    spent = f"{minutes(log)}, {'drawing' if args.data == 'shapes' else 'reading'} the images included"
     facts = {
         "device": device,
         "commit": made_by,
@@ -214,7 +214,8 @@ def card(words: list[str], log: Path, device: str, made_by: str) -> str:
         kind = f"{'certificate-' * (args.objective == 'margin')}{args.objective} objective"
         native = "" if args.size or args.data == "shapes" else "native "
         begun = f"trained on from [{start.name}]({start.name}.md)" if start else "trained from scratch"
-        about = f"A small BagNet, {begun} with the {kind} against a {patch} patch, and evidence of it."
+        against = "" if args.objective == "plain" else f" against a {patch} patch"
+        about = f"A small BagNet, {begun} with the {kind}{against}, and evidence of it."
         about += " No image is in this folder, only weights and evidence."
         head = f"# {title}, {kind}, {native}{patch} patch\n\n{textwrap.fill(about, 120)}"
     text = CARD.format(

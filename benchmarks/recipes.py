@@ -23,7 +23,7 @@ from pglearn.models import build, evidence_batches, geometry
 HELD_OUT = 500  # of each class, the last of the training images
 BASE: dict[str, Any] = {
     "objective": "margin",
-    "stages": ((4, 2, 64, 1, 1), (3, 2, 256, 2, 1)),
+    "stages": None,  # the model's own
     "sharpness": 4.0,
     "lr": 4e-3,
     "weight_decay": 0.02,

@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.scale --out data/scale.csv`` takes 4 minutes on two cores that do nothing else. Columns
 ``task, model, setting, processes, value, unit, device, torch``. Candidates take turns, medians count; one
-thread a process where nothing else is said. "step" is a training step, network and objective, batch of 32:
+thread a process where nothing else is said, batch 128. "step" is a training step, network and objective:
 what Appendix A's objective would cost de-randomized smoothing, beside a BagNet; KiB is memory that waits for
 the gradient.
 """
@@ -148,14 +148,12 @@ def all_bands(model: models.LocalNet) -> models.LocalNet:
     return model
 
 
-def kept(loss: Callable[[], Tensor], parameters: set[int]) -> int:
-    """Bytes that stay in memory between ``loss`` and its gradient, without the weights."""
+def kept(loss: Callable[[], Tensor]) -> int:
+    """Bytes that stay in memory between ``loss`` and its gradient."""
     storages = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            storages[storage.data_ptr()] = storage.nbytes()
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -164,7 +162,7 @@ def kept(loss: Callable[[], Tensor], parameters: set[int]) -> int:
     return sum(storages.values())
 
 
-def steps_of(device: str, rounds: int, batch: int = 32) -> Iterator[Row]:
+def steps_of(device: str, rounds: int, batch: int = BATCH) -> Iterator[Row]:
     """One training step: BagNet by objective, and DS-ResNet on one drawn band and on all 32."""
     amp = training._mixed_precision_pays(torch.device(device))
     images, labels = (part.to(device) for part in pictures(batch))
@@ -178,11 +176,11 @@ def steps_of(device: str, rounds: int, batch: int = 32) -> Iterator[Row]:
         (DS, "masked, all 32 bands"): (whole, "masked"),
     }
 
-    def loss_of(model: models.LocalNet, objective: str) -> Tensor:
+    def loss_of(model: models.LocalNet, objective: str, count: int = batch) -> Tensor:
         with torch.autocast(device, torch.bfloat16, enabled=amp):
-            maps = model(images)
+            maps = model(images[:count])
         window = training.window_of(model, (32, 32), PATCH)
-        return training.OBJECTIVES[objective](maps.float(), labels, window)
+        return training.OBJECTIVES[objective](maps.float(), labels[:count], window)
 
     def step(model: models.LocalNet, objective: str, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
@@ -198,9 +196,8 @@ def steps_of(device: str, rounds: int, batch: int = 32) -> Iterator[Row]:
         for setting, (took, _) in turns(works, rounds).items():
             yield "step", name, setting, 1, 1000 * took / batch, "ms/image"
     for (name, setting), (model, objective) in cases.items():
-        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-        size = kept(lambda m=model, o=objective: loss_of(m, o), weights)
-        yield "step", name, setting, 1, size / batch / 1024, "KiB/image"
+        all_of, half = (kept(partial(loss_of, model, objective, count)) for count in (batch, batch // 2))
+        yield "step", name, setting, 1, (all_of - half) / (batch // 2) / 1024, "KiB/image"  # without weights
 
 
 def main() -> None:
