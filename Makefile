@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DELETE_ON_ERROR:
-.PHONY: help install book test lint types unit notebooks execute results bench mutants lock clean
+.PHONY: help install book test lint types unit notebooks execute results cards bench mutants lock clean
 
 help:                   ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1  \t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -46,11 +46,16 @@ notebooks: $(STAMP)     ## every notebook again, outputs compared with the store
 execute: $(STAMP)       ## run every notebook in a fresh kernel and store its outputs
 	$(BIN)/python -m pglearn.learn.book book/*.ipynb
 
-results: $(STAMP)       ## the comparison of all defenses on all shipped evidence: data/results.csv and .md
+results: $(STAMP)       ## the comparison of all defenses on all shipped evidence, and Table 14 in the README
 	OMP_NUM_THREADS=1 $(BIN)/pglearn compare data/*-bank.safetensors --patch 5x5 9x9 --top-k 1 3 --out data/results.csv --markdown data/results.md
+	$(BIN)/python -m benchmarks.cards --readme
+
+cards: $(STAMP)         ## every count of every card again, from weights and images (PGLEARN_DATA)
+	$(BIN)/python -m benchmarks.cards --check
 
 bench: $(STAMP)         ## the speed tables
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.throughput
 
 mutants: $(STAMP)       ## mutation tests of defenses and certify (slow; not in CI)
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run

@@ -2,6 +2,8 @@
 
 ``python -m benchmarks.recipes --out data/recipes.csv`` makes the table again, five minutes a row. Rows that
 the file already has are not trained again, so it can be stopped at any time. Test images are not looked at.
+The rows of the embedded set: ``--data shapes --patch 9x9 --epochs 14 --lr 0.008 --only "masked, then margin"
+"masked, then masked"``.
 """
 
 from __future__ import annotations
@@ -38,26 +40,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "objective masked": {"objective": "masked"},
     "masked, then margin": {"before": 0.5},
     "masked, then masked": {"before": 0.5, "objective": "masked"},
-    "field 7": {"stages": ((3, 2, 64, 1, 1), (3, 2, 256, 2, 1))},
-    "field 12": {"stages": ((4, 2, 64, 1, 1), (5, 2, 256, 2, 2))},
-    "field 6": {"stages": ((4, 2, 64, 1, 1), (2, 2, 256, 2, 0))},
-    "stride 2": {"stages": ((4, 2, 64, 1, 1), (3, 1, 128, 2, 1))},
-    "no padding": {"stages": ((4, 2, 64, 1, 0), (3, 2, 256, 2, 0))},
-    "wider": {"stages": ((4, 2, 64, 1, 1), (3, 2, 512, 2, 1))},
-    "narrower": {"stages": ((4, 2, 64, 1, 1), (3, 2, 128, 2, 1))},
-    "deeper": {"stages": ((4, 2, 64, 1, 1), (3, 2, 256, 4, 1))},
-    "scale 1": {"sharpness": 1.0},
-    "scale 2": {"sharpness": 2.0},
     "scale 8": {"sharpness": 8.0},
     "scale 16": {"sharpness": 16.0},
-    "lr 0.002": {"lr": 2e-3},
-    "lr 0.008": {"lr": 8e-3},
-    "shift 0": {"shift": 0},
-    "shift 2": {"shift": 2},
+    "no padding": {"stages": ((4, 2, 64, 1, 0), (3, 2, 256, 2, 0))},
+    "wider": {"stages": ((4, 2, 64, 1, 1), (3, 2, 512, 2, 1))},
+    "deeper": {"stages": ((4, 2, 64, 1, 1), (3, 2, 256, 4, 1))},
     "average 0.99": {"average": 0.99},
-    "average 0.998": {"average": 0.998},
-    "weight decay 0.1": {"weight_decay": 0.1},
-    "batch 256": {"batch_size": 256},
 }
 
 

@@ -233,7 +233,9 @@ def _reproduce(args: argparse.Namespace) -> None:
             command = _parser().parse_args(words)
             command.run(command)
 
-        retrain(cards, args.retrain, run, args.minutes)
+        if not retrain(cards, args.retrain, run, args.minutes):
+            print(f"{args.retrain} is not complete yet: the same command goes on")
+            return
     text, results = TABLES[args.TABLE](banks_of(cards, args.retrain or args.data or SHIPPED))
     if args.out:
         write(args.out, results)

@@ -1,6 +1,6 @@
 """One process, or the several that ``torchrun`` starts: each has its share of the work, the first one speaks.
 
-Alone, every function here returns its argument. Together (the environment says so: WORLD_SIZE, RANK,
+Alone, nothing here does anything. Together (the environment says so: WORLD_SIZE, RANK,
 LOCAL_RANK), processes talk through gloo, and through nccl about what lies on a GPU.
 """
 
@@ -13,21 +13,20 @@ import socket
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import cache
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.rendezvous import rendezvous
 
 from pglearn.errors import InputError
 
 __all__ = ["WorkerLost", "add_up", "gather", "joined", "place", "same_start", "share", "speak"]
 
 _T = TypeVar("_T")
+_LAUNCHER = os.getppid()
 _speaking = threading.Lock()
 
 
@@ -54,7 +53,7 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # all that torch says when a peer is gone
-        raise WorkerLost("another process of this run is gone") from error
+        raise WorkerLost(f"another process of this run is gone ({str(error)[:99]!r})") from error
 
 
 def gather(value: _T) -> list[_T]:
@@ -88,31 +87,52 @@ def add_up(tensors: Iterable[Tensor], *numbers: float) -> list[float]:
     return sums.tolist()
 
 
-@cache
 def _store() -> Any:
+    """A connection of its own: one that the main thread waits on would not answer another thread."""
+    from torch.distributed.rendezvous import rendezvous  # not in every build of torch
+
     return next(rendezvous("env://"))[0]
 
 
 def speak(line: str) -> None:
     """Print ``line`` to stderr, unless another process of this run has spoken: what is wrong is said once."""
     with _speaking:
-        try:
-            first = _store().add(f"spoken {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", 1) == 1
-        except (RuntimeError, ValueError):  # the launcher held the store, and is gone
-            first = os.environ.get("LOCAL_RANK", "0") == "0"
+        first = os.environ.get("LOCAL_RANK", "0") == "0"
+        with suppress(RuntimeError, ValueError, ImportError):
+            if os.getppid() == _LAUNCHER:  # which holds the store
+                first = _store().add(f"spoken {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", 1) == 1
         if first:
             print(line, file=sys.stderr, flush=True)
 
 
-def _watch(told: socket.socket, launcher: int, stopped: str) -> None:
-    """End this process, whatever it is doing, when it is told to or its launcher is gone."""
-    while os.getppid() == launcher and not select.select([told], [], [], 1)[0]:
-        pass
-    if os.getppid() == launcher and not told.recv(1):
-        return  # the run is over, and the other end closed
-    why = "the launcher ended it" if os.getppid() == launcher else "the launcher is gone"
+def _last_words(why: str, stopped: str) -> None:
+    why = why if os.getppid() == _LAUNCHER else "the launcher is gone"
     speak(f"pglearn: stopped, {why}: {stopped}")
+
+
+def _watch(told: socket.socket, stopped: str) -> None:
+    """End this process, whatever it is doing, when it is told to or its launcher is gone."""
+    while os.getppid() == _LAUNCHER:
+        if select.select([told], [], [], 1)[0]:
+            if told.recv(1):
+                break
+            return  # the run is over
+    _last_words("another process of this run is gone, or the launcher was told to stop", stopped)
     os._exit(1)
+
+
+def _meet() -> None:
+    try:
+        backend, here = "gloo", int(os.environ.get("LOCAL_RANK", "0"))
+        if torch.cuda.is_available():
+            torch.cuda.set_device(here)
+            backend = "cpu:gloo,cuda:nccl"
+        rank, world, store = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), _store()
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timedelta(1))
+    except (RuntimeError, ValueError, KeyError, ImportError) as error:
+        raise InputError(
+            f"torchrun: the processes cannot meet ({str(error).splitlines()[0]:.150})"
+        ) from error
 
 
 @contextmanager
@@ -125,25 +145,18 @@ def joined(stopped: str) -> Iterator[None]:
     """
     told, tell = socket.socketpair()
     tell.setblocking(False)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    signal.set_wakeup_fd(tell.fileno())  # also while the main thread waits for the others
-    threading.Thread(target=_watch, args=(told, os.getppid(), stopped), daemon=True).start()
+    signals = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.set_wakeup_fd(tell.fileno())  # read also while the main thread waits for the others
+    threading.Thread(target=_watch, args=(told, stopped), daemon=True).start()
     try:
-        backend, here = "gloo", int(os.environ.get("LOCAL_RANK", "0"))
-        if torch.cuda.is_available():
-            torch.cuda.set_device(here)
-            backend = "cpu:gloo,cuda:nccl"
-        rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        dist.init_process_group(backend, store=_store(), rank=rank, world_size=world, timeout=timedelta(1))
-    except (RuntimeError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"torchrun: the processes cannot meet ({error!r:.150})") from error
-    try:
+        _meet()
         yield
         dist.destroy_process_group()
     except WorkerLost as error:
-        speak(f"pglearn: {error}: {stopped}")
+        _last_words(str(error), stopped)
         raise SystemExit(1) from error
     finally:
         signal.set_wakeup_fd(-1)
         tell.close()
+        for number, before in signals.items():
+            signal.signal(number, before)

@@ -9,7 +9,6 @@ import os
 import re
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,18 +93,15 @@ def evaluate(
         constants = {"step": "1", "clip_high": str(top), "unit": defense.transform.step}
     provenance = {"model": Path(model_path).name, "model_sha256": sha256(model_path), **(about or {})}
     shape = (classes, seen.rows.cells, seen.columns.cells)
-    write = partial(EvidenceWriter, dtype=kind, geometry=seen, **constants)
+    form: dict[str, Any] = {"dtype": kind, "geometry": seen, **constants}
     stored = Logits("1", str(top)) if fixed_point else defense.transform
     (rank, world), out = place(), Path(out)
     starts = range(0, len(images), 2 * batch_size)
     undefended = defended = 0
     for start in starts[rank::world]:
         span = slice(start, min(start + 2 * batch_size, len(images)))
-        labels = images.labels[span]
-        first = images.images[start : start + 1].numpy().tobytes() + labels.numpy().tobytes()
-        seal = {"part": f"{hashlib.sha256(first).hexdigest()}, batches of {batch_size}"}
-        path = f"{out}.part-{start}"
-        part = write(path, (len(labels), *shape), provenance=provenance | seal)
+        path, seal = f"{out}.part-{start}", {"part": f"{_seal(images, span)}, batches of {batch_size}"}
+        part = EvidenceWriter(path, (span.stop - start, *shape), provenance=provenance | seal, **form)
         if not part.done():
             bar = None if rank else f"evidence from {start} of {len(images)}"
             with part:
@@ -113,21 +109,33 @@ def evaluate(
                     part.write(
                         _stored(maps, defense.transform.step, kind), images.labels[at : at + len(maps)]
                     )
-        for maps, truth in EvidenceFile(path).batches(batch_size):
+        truth = images.labels[span].split(batch_size)
+        for (maps, _), labels in zip(EvidenceFile(path).batches(batch_size), truth, strict=True):
             units = stored(maps)
-            undefended += int((units.flatten(2).sum(-1).argmax(1) == truth).sum())
-            defended += int(mask.outcome(units, truth)[1].sum())
+            undefended += int((units.flatten(2).sum(-1).argmax(1) == labels).sum())
+            defended += int(mask.outcome(units, labels)[1].sum())
     counts = gather((undefended, defended))  # every process's parts are there
     milliseconds = 0.0
     if not rank:
-        with write(out, (len(images), *shape), provenance=provenance) as whole:
+        with EvidenceWriter(out, (len(images), *shape), provenance=provenance, **form) as whole:
             for start in starts:
-                for maps, truth in EvidenceFile(f"{out}.part-{start}").batches(batch_size):
-                    whole.write(maps, truth)
+                for batch in EvidenceFile(f"{out}.part-{start}").batches(batch_size):
+                    whole.write(*batch)
         _sweep(out)
         milliseconds = 1000 * latency(model, defense, images.images[:1], device)
     undefended, defended = map(sum, zip(*counts, strict=True))
     return Evaluation(len(images), undefended, defended, (mask.height, mask.width), gather(milliseconds)[0])
+
+
+def _seal(images: ImageSet, part: slice) -> str:
+    """What these images and labels are: of files, their names, sizes and times of change."""
+    known, held = hashlib.sha256(images.labels[part].numpy().tobytes()), images.images
+    if isinstance(held, ImageFiles):
+        files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in held.paths[part]]
+        known.update(repr((files, held.shape, held.size)).encode())
+    else:
+        known.update(held[part].numpy().tobytes())
+    return known.hexdigest()
 
 
 def _sweep(out: Path) -> None:

@@ -398,8 +398,12 @@ def save_model(
     """
     about = {"pglearn_model": model.name, "config": json.dumps(model.config), **(metadata or {})}
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    data = save(tensors, about)  # the order of its header differs between processes
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
     with atomic(path) as write:
-        write(save(tensors, about))
+        write(len(header).to_bytes(8, "little") + header + data[end:])
 
 
 def load_model(path: str | os.PathLike[str]) -> tuple[LocalNet, dict[str, str]]:

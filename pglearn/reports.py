@@ -199,5 +199,10 @@ def markdown(results: Sequence[Result], rows: Sequence[str] | None = None, colum
 
 
 def percent(hits: int, total: int) -> str:
+    """A rate in percent with its interval.
+
+    >>> percent(312, 1000)
+    '31.2 % [28.4 %, 34.1 %]'
+    """
     low, high = interval(hits, total)
     return f"{100 * hits / total:.1f} % [{low:.1f} %, {high:.1f} %]"

@@ -17,11 +17,11 @@ from itertools import groupby, pairwise, product
 from operator import itemgetter
 from pathlib import Path
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from pglearn.errors import InputError
 from pglearn.evidence import EvidenceFile
-from pglearn.geometry import malicious_windows
+from pglearn.geometry import Geometry, malicious_windows
 from pglearn.reports import Result, measure, percent
 
 __all__ = ["SHIPPED", "TABLES", "Card", "bagnets", "banks_of", "figure8", "retrain", "table14", "table15"]
@@ -118,10 +118,16 @@ def _grid(rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(map(str.ljust, line, widths))} |\n" for line in lines)
 
 
+def _fields(bank: EvidenceFile) -> Geometry:
+    if bank.geometry is None:
+        raise InputError(f"geometry: {bank.path} has none, allowed: a file of pglearn evaluate")
+    return bank.geometry
+
+
 def _settings(card: Card, bank: EvidenceFile) -> dict[str, str]:
-    assert bank.geometry is not None
-    (rows, columns), (height, width) = (bank.geometry.rows, bank.geometry.columns), card.patch
-    window = max(malicious_windows(height, width, bank.geometry), key=lambda w: w.height * w.width)
+    fields, (height, width) = _fields(bank), card.patch
+    rows, columns = fields.rows, fields.columns
+    window = max(malicious_windows(height, width, fields), key=lambda w: w.height * w.width)
     resized = "after resizing" if card.trained("--size") else "of the images as stored"
     return {
         "network": card.network,
@@ -161,35 +167,39 @@ def _all_images(card: Card, sample: Result, folder: Path) -> Result | None:
         return replace(measure(EvidenceFile(path), card.patch), data=card.name)
     if not folder.samefile(card.path.parent):
         return None
-    images, clean, certified = (int(card.facts[name]) for name in ("test images", "clean", "certified"))
+    try:
+        images, clean, certified = (int(card.facts[name]) for name in ("test images", "clean", "certified"))
+    except (KeyError, ValueError) as error:
+        raise InputError(f"card: {card.path} has no such count: {error}, allowed: a number") from None
     return replace(sample, data=card.name, images=images, clean=clean, certified=certified)
 
 
 def table14(banks: Banks) -> tuple[str, list[Result]]:
     """Conventional, provable adversarial and margin training: all test images, and the bank, a sample."""
     paper = {(row["dataset"], row["training"]): (row["clean"], row["robust"]) for row in _paper("table-14")}
-    rows = [["data set", "training", "paper clean", "paper robust", "ours", "images", "clean", "certified"]]
+    head = ["data set", "training", "paper clean", "paper robust"]
+    rows = [[*head, "ours", "patch", "images", "clean", "certified"]]
     results: list[Result] = []
     theirs = list(dict.fromkeys(name for name, _ in paper))[::-1]
     datasets = dict.fromkeys([*theirs, *(card.dataset for card, _ in banks)])
     for dataset, (objective, training) in product(datasets, TRAININGS.items()):
         start = [dataset, training, *paper.get((dataset, training), "––")]
-        ours = [
-            (card, bank)
-            for card, bank in banks
-            if (card.dataset, card.trained("--objective")) == (dataset, objective)
-        ]
-        for card, bank in ours:
+        before = len(rows)
+        for card, bank in banks:
+            if (card.dataset, card.trained("--objective")) != (dataset, objective):
+                continue
             sample = measure(bank, card.patch)
-            if whole := _all_images(card, sample, bank.path.parent):
-                shares = (f"{100 * count / whole.images:.1f} %" for count in (whole.clean, whole.certified))
-                rows.append([*start, card.name, f"all {whole.images}", *shares])
-                results.append(whole)
-            results.append(sample)
-            shares = (percent(count, sample.images) for count in (sample.clean, sample.certified))
-            rows.append([*start, bank.path.stem, str(sample.images), *shares])
-        if not ours and (dataset, training) in paper:
-            rows.append([*start, *"––––"])
+            for result in (_all_images(card, sample, bank.path.parent), sample):
+                if result:
+                    results.append(result)
+                    shares = [percent(count, result.images) for count in (result.clean, result.certified)]
+                    images = str(result.images)
+                    if result is not sample:
+                        shares, images = [share.split(" [")[0] for share in shares], f"all {images}"
+                    patch = f"{result.patch} in {_settings(card, bank)['resolution']}"
+                    rows.append([*start, result.data, patch, images, *shares])
+        if len(rows) == before and (dataset, training) in paper:
+            rows.append([*start, *"–––––"])
     text = _grid(rows)
     for dataset in theirs:
         if mine := [(card, bank) for card, bank in banks if card.dataset == dataset]:
@@ -209,8 +219,7 @@ def table15(banks: Banks) -> tuple[str, list[Result]]:
         line = [f"{row[what]} %" for row in paper if row["patch_percent"] == share]
         rows.append(["paper: ImageNet", classes, f"{share} %", what, *line])
     for (_, bank), share in product(banks, shares):
-        assert bank.geometry is not None
-        pixels = bank.geometry.rows.image
+        pixels = _fields(bank).rows.image
         side = round(pixels * math.sqrt(float(share) / 100))
         found = [measure(bank, (side, side), k=k) for k in ks]
         results += found
@@ -231,14 +240,13 @@ def figure8(banks: Banks) -> tuple[str, list[Result]]:
     rows = [["evidence", "patch", "of the side", "clean", "certified", "certified █ clean ░"]]
     results: list[Result] = []
     for _, bank in tqdm(banks, "figure8", leave=False, disable=None):
-        assert bank.geometry is not None
+        pixels = _fields(bank).rows.image
         lines: list[tuple[float, str, int, list[str]]] = []
         for row in _paper("figure-8"):
             side, shares = int(row["patch_pixels"]), [float(row[name]) for name in ("clean", "robust")]
             texts = [*(f"{share:.1f} %" for share in shares), _bar(*shares)]
             lines.append((side / int(resolution.split("x")[0]), "paper: ImageNette", side, texts))
-        pixels = bank.geometry.rows.image
-        sizes = ((malicious_windows(side, side, bank.geometry), side) for side in range(1, pixels + 1))
+        sizes = ((malicious_windows(side, side, _fields(bank)), side) for side in range(1, pixels + 1))
         for _, group in groupby(sizes, itemgetter(0)):
             sides = [side for _, side in group]
             result = measure(bank, (sides[-1], sides[-1]))
@@ -249,7 +257,8 @@ def figure8(banks: Banks) -> tuple[str, list[Result]]:
             lines.append((sides[-1] / pixels, bank.path.stem, sides[-1], texts))
         for share, name, side, texts in sorted(lines):
             rows.append([name, f"{side}x{side}", f"{100 * share:.1f} %", *texts])
-    text = "\nWhere a patch meets every field, the paper counts chance; here all tie, and a tie is lost.\n"
+    text = "\nOurs: the largest patch of each window; smaller ones, down to the line above, fare alike.\n"
+    text += "Where a patch meets every field, the paper counts chance; here all tie, and a tie is lost.\n"
     return _grid(rows) + text + _differences("ImageNette", banks), results
 
 
@@ -265,8 +274,8 @@ def retrain(
     folder: str | os.PathLike[str],
     run: Callable[[list[str]], object],
     minutes: float | None = None,
-) -> None:
-    """Make the models of ``cards``, their banks and all their evidence in ``folder``, from images.
+) -> bool:
+    """Make the models of ``cards``, their banks and all their evidence in ``folder``; whether all are there.
 
     ``run`` executes the words of a ``pglearn`` command. Files that are there are kept. After ``minutes``
     training stops, and the same call goes on.
@@ -289,4 +298,5 @@ def retrain(
             print("pglearn", shlex.join(words), flush=True)
             run(words)
             if not out.is_file():  # out of time
-                return
+                return False
+    return True

@@ -255,7 +255,8 @@ def train(
     Several processes (:mod:`pglearn.distributed`) share each batch and add up their gradients: the same run
     as with one, but for the order of floating-point sums, for batch normalisation, whose statistics are of a
     process's own share (the first's are saved), and for what models draw at random. A checkpoint may be
-    resumed by any number of processes. On one, a run and one that was stopped end with the same weights.
+    resumed by any number of processes; where that stays the same, a run that was stopped ends with the
+    weights of one that was not.
     """
     if objective not in OBJECTIVES:
         raise InputError(f"objective: is {objective!r}, allowed: {', '.join(OBJECTIVES)}")

@@ -27,11 +27,13 @@ CHAPTERS = (
     "03-training-a-bagnet",
     "04-robust-masking",
     "05-provable-analysis",
+    "06-provable-adversarial-training",
     "07-over-sized-masks",
     "08-top-k",
     "09-many-patches",
     "10-other-aggregations",
     "11-limits",
+    "13-at-scale",
 )
 Cell = dict[str, Any]
 
@@ -132,7 +134,8 @@ def test_volatile_cells_are_few_and_say_why(name: str) -> None:
 FORBIDDEN_CODE = {
     "hides from the comparison": r"(?i)nbval|pytest_validate|%%capture",
     "is not compared well": r"clear_output|@interact\b|\bOutput\(|plt\.show\(|;\s*$",
-    "shell command other than pglearn": r"(?m)^\s*!(?!pglearn )|%pip|%conda|%%|subprocess|os\.system",
+    "shell command other than pglearn": r"(?m)^\s*!(?!(torchrun .* -m )?pglearn )|%pip|%conda|%%|"
+    r"subprocess|os\.system",
     "reaches for the network": r"https?://|urllib|requests\.|download=True",
     "reads real images": r"PGLEARN_DATA|ImageFolder|CIFAR10\(|Imagenette\(",
 }

@@ -428,10 +428,10 @@ def test_a_file_is_certified_batch_by_batch(tmp_path):
     file, sizes = EvidenceFile(path), []
     batches = file.batches
 
-    def counted(size):
-        for part in batches(size):
-            sizes.append(len(part[0]))
-            yield part
+    def counted(size, part):
+        for batch in batches(size, part):
+            sizes.append(len(batch[0]))
+            yield batch
 
     file.batches = counted
     windows = [Windows(1, 1, (0, 2), (0, 999, 2000))]

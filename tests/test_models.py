@@ -374,6 +374,13 @@ def test_weights_run_no_code(tmp_path, monkeypatch):
         models.load_published(models.build("bagnet9", 5), "missing.pth")
 
 
+def test_equal_models_are_equal_files(small, tmp_path):
+    facts = {f"fact {i}": str(i) for i in range(20)}
+    models.save_model(tmp_path / "one", small, facts)
+    models.save_model(tmp_path / "two", small, dict(reversed(facts.items())))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
 def test_save_and_load(small, tmp_path):
     path = tmp_path / "model.safetensors"
     small.train()

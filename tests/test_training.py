@@ -3,13 +3,15 @@
 import errno
 import json
 import math
+import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
-from pglearn import InputError, evaluation, models, training
-from pglearn.data import ImageSet
+from pglearn import InputError, evaluation, evidence, models, training
+from pglearn.data import ImageFiles, ImageSet
 from pglearn.defenses import Logits, WindowMask
 from pglearn.evidence import Evidence
 
@@ -116,7 +118,7 @@ def test_a_smoothed_network_learns_and_resumes(tmp_path):
     assert len(training.train(again, *two_colours(), **options, checkpoint=checkpoint)) == 3
     assert same(again, whole)
     with pytest.raises(
-        InputError, match="objective: masked takes a window of 1x5 from evidence of 1x1, allowed"
+        InputError, match="objective: masks a window of 1x5 in evidence of 1x1, allowed here: plain, softmax"
     ):
         training.train(smoothed(), *two_colours(), **OPTIONS)
 
@@ -143,6 +145,13 @@ def test_augment_only_mirrors_and_moves():
     assert len(offsets) > 5
     assert 300 < mirrored < 500  # of 800
     assert torch.equal(training.augment(images[:0], 0, generator), images[:0])
+
+
+def test_augment_changes_a_part_as_it_would_in_the_whole():
+    images = torch.randint(1, 256, (40, 3, 6, 5), dtype=torch.uint8)
+    whole = training.augment(images, 1, torch.Generator().manual_seed(3))
+    part = training.augment(images[7:20], 1, torch.Generator().manual_seed(3), slice(7, 20), 40)
+    assert torch.equal(part, whole[7:20])
 
 
 @pytest.mark.parametrize("objective", ["plain", "masked"])
@@ -188,6 +197,47 @@ def test_a_resumed_run_reproduces_the_uninterrupted_one(tmp_path, monkeypatch, d
     assert [(e["epoch"], e["loss"]) for e in again] == [(e["epoch"], e["loss"]) for e in log][dies_in - 1 :]
     assert training.train(start, *data, **OPTIONS, checkpoint=checkpoint) == []  # and nothing is left to do
     assert same(start, whole)
+
+
+@pytest.mark.parametrize(("minutes", "epochs"), [(0, 1), (49, 1), (50, 2), (79, 2), (80, 3), (1e9, 3)])
+def test_stops_where_another_epoch_would_not_fit(tmp_path, monkeypatch, minutes, epochs):
+    ticks = iter(range(0, 10_000, 10 * 60))  # ten minutes from one look at the clock to the next
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    log = training.train(
+        network(), *two_colours(), **OPTIONS, minutes=minutes, checkpoint=tmp_path / "run"
+    )  # looks at 0, then at the start, the end and the checkpoint of each epoch: the next would end at 50
+    assert [entry["epoch"] for entry in log] == list(range(1, epochs + 1))
+
+
+def test_several_short_runs_make_a_long_one(tmp_path):
+    data = ImageSet(*two_colours(), ("red", "blue"))
+    whole, out = tmp_path / "whole", tmp_path / "pieces"
+    training.fit(data, "bagnet-small-32", whole, **OPTIONS, average=0.9)
+    for _ in range(2):
+        log = training.fit(data, "bagnet-small-32", out, **OPTIONS, average=0.9, minutes=0)
+        assert len(log) == 1
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["pieces.checkpoint", "whole"]
+    training.fit(data, "bagnet-small-32", out, **OPTIONS, average=0.9, minutes=0)
+    (mine, about), (other, facts) = models.load_model(out), models.load_model(whole)
+    assert same(mine, other)
+    assert about == facts
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pieces", "whole"]
+
+
+def test_goes_on_from_weights(tmp_path):
+    data = ImageSet(*two_colours(), ("red", "blue"))
+    first, second = tmp_path / "first", tmp_path / "second"
+    training.fit(data, "bagnet-small-32", first, **OPTIONS)
+    log = training.fit(data, str(first), second, **OPTIONS | {"lr": 1e-9, "objective": "margin"})
+    assert log[0]["accuracy"] > 0.9
+    for a, b in zip(*(models.load_model(path)[0].parameters() for path in (first, second)), strict=True):
+        torch.testing.assert_close(a, b)
+    three = ImageSet(data.images, data.labels, ("red", "blue", "green"))
+    with pytest.raises(InputError, match=r"model: .*first has 2 classes, allowed: 3, the images'"):
+        training.fit(three, str(first), tmp_path / "third", **OPTIONS)
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(InputError, match=r"model: .*text cannot be read"):
+        training.fit(data, str(tmp_path / "text"), tmp_path / "third", **OPTIONS)
 
 
 def test_seeds_differ():
@@ -253,7 +303,7 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"objective": "magic"}, "objective: is 'magic', allowed: plain, masked, softmax"),
+        ({"objective": "magic"}, "objective: is 'magic', allowed: plain, masked, margin, softmax"),
         ({"epochs": 0}, "epochs: is 0, allowed: above 0"),
         ({"lr": math.nan}, "lr: is nan"),
         ({"batch_size": 97}, "images: 96 with 96 labels, allowed: one label each, 97 or more"),
@@ -338,3 +388,120 @@ def test_fixed_point_of_numbers_that_are_no_numbers():
     units = evaluation._stored(maps, "0.5", torch.int16)
     assert units.tolist() == [0, 32767, -32768, 2, -2, 32767]  # half to even
     assert evaluation._stored(maps, "0.5", torch.int32).tolist()[-1] == 2_000_000_000
+
+
+CLASSES = ("red", "blue")
+PARTS = ["e.part-0", "e.part-12", "e.part-4", "e.part-8"]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Evidence of 14 images in batches of two, so in four parts, under a model that knows nothing."""
+    models.save_model(tmp_path / "model", network(), {"step": "0.001", "clip_high": "4"})
+
+    def evaluate(name="e", images=14, model="model", fixed_point=True, seed=0, last=7):
+        data = ImageSet(*two_colours(images, seed), CLASSES)
+        data.images[-1] = last
+        path = tmp_path / name
+        found = evaluation.evaluate(tmp_path / model, data, path, (2, 2), fixed_point, "cpu", 2)
+        return path.read_bytes(), (found.images, found.undefended, found.defended)
+
+    return evaluate
+
+
+def beside(path) -> list[str]:
+    return sorted(path.name for path in path.iterdir() if path.name != "model")
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4, 6, 7])
+def test_an_evaluation_that_was_killed_goes_on(tmp_path, monkeypatch, run, call):
+    calls, stored = 0, evaluation._stored
+
+    def mortal(*args):
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Killed
+        return stored(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation, "_stored", mortal)
+        with pytest.raises(Killed):
+            run()
+        done = (call - 1) // 2
+        assert beside(tmp_path) == sorted(f"e.part-{4 * part}" for part in range(done))
+        resumed = run()
+        assert calls == call + 7 - 2 * done
+    assert beside(tmp_path) == ["e"]
+    assert resumed == run("whole")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"model": "other"}, {"seed": 1}, {"last": 8}, {"fixed_point": False}, {"images": 34}, {"images": 3}],
+)
+def test_parts_of_another_evaluation_are_not_taken(tmp_path, monkeypatch, run, other):
+    models.save_model(tmp_path / "other", network(1), {"step": "0.001", "clip_high": "4"})
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation, "latency", None)
+        patched.setattr(evaluation, "_sweep", lambda _: None)
+        with pytest.raises(TypeError):
+            run(**other)
+    (tmp_path / "other").unlink()
+    litter = [".e.12.part", ".e.part-4.13.part"]  # of killed processes
+    theirs = ["e.part-4.csv", "e2.part-0", ".e2.1.part", "part-0"]
+    for name in (*litter, *theirs):
+        (tmp_path / name).touch()
+    assert run() == run("whole")
+    assert beside(tmp_path) == sorted([*theirs, "e", "whole"])
+
+
+def test_full_disk_keeps_the_parts(tmp_path, monkeypatch, run):
+    calls, sync = 0, evidence.os.fsync
+
+    def full(file):
+        nonlocal calls
+        calls += 1
+        if calls in (3, 6):  # the third part, then the whole
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(file)
+
+    (tmp_path / "e").write_text("an older file")
+    with monkeypatch.context() as patched:
+        patched.setattr("pglearn.evidence.os.fsync", full)
+        for name, left in (("e.part-8", ["e", "e.part-0", "e.part-4"]), ("e", ["e", *PARTS])):
+            with pytest.raises(InputError, match=f"{name}: cannot be written: No space left on device"):
+                run()
+            assert beside(tmp_path) == left
+            assert (tmp_path / "e").read_text() == "an older file"
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation, "evidence_batches", None)  # nothing is left to compute
+        found = run()
+    assert found == run("whole")
+    assert beside(tmp_path) == ["e", "whole"]
+
+
+def test_images_of_a_class_are_not_decoded_to_be_chosen(tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(6)]  # which do not exist
+    images = ImageSet(ImageFiles(paths, (16, 16)), torch.tensor([0, 0, 1, 0, 1, 1]), CLASSES)
+    few = evaluation.per_class(images, 2)
+    assert few.images == ImageFiles([paths[i] for i in (0, 1, 2, 4)], (16, 16))
+    assert few.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_the_seal_of_images(tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(4)]
+    for path in paths:
+        path.write_bytes(b"1234")
+    labels = torch.tensor([0, 1, 0, 1])
+
+    def seal(part=slice(0, 4), size=None, labels=labels):
+        return evaluation._seal(ImageSet(ImageFiles(paths, (16, 16), size), labels, CLASSES), part)
+
+    seen = [seal(), seal(slice(0, 2)), seal(slice(2, 4)), seal(size=16), seal(labels=1 - labels)]
+    assert seen[0] == seal()
+    paths[3].write_bytes(b"12345")
+    seen.append(seal())
+    os.utime(paths[3], ns=(1, 1))
+    seen.append(seal())
+    assert len(set(seen)) == 7
