@@ -1,6 +1,6 @@
 """What things cost, as a table that the book reads.
 
-``python -m benchmarks.scale --out data/scale.csv`` takes 4 minutes on two cores that do nothing else. Columns
+``python -m benchmarks.scale --out data/scale.csv`` takes 75 s on two cores that do nothing else. Columns
 ``task, model, setting, processes, value, unit, device, torch``. Candidates take turns, medians count; one
 thread a process where nothing else is said, batch 128. "step" is a training step, network and objective:
 what Appendix A's objective would cost de-randomized smoothing, beside a BagNet; KiB is memory that waits for

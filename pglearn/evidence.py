@@ -260,12 +260,16 @@ class EvidenceWriter:
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         self._header = struct.pack("<Q", len(text)) + text
+        self._bytes = len(self._header) + size + (8 * shape[0] if labelled else 0)
         self._path, self._stack = Path(path), ExitStack()
 
     def done(self) -> bool:
-        """Whether a file is there already that begins as this one would: same shape, type and metadata."""
+        """Whether a file is there already that begins as this one would (same shape, type and metadata), and
+        is as long.
+        """
         with suppress(OSError), open(self._path, "rb") as file:
-            return file.read(len(self._header)) == self._header
+            same = file.read(len(self._header)) == self._header
+            return same and os.path.getsize(self._path) == self._bytes
         return False
 
     def __enter__(self) -> EvidenceWriter:

@@ -456,6 +456,17 @@ def test_parts_of_another_evaluation_are_not_taken(tmp_path, monkeypatch, run, o
     assert beside(tmp_path) == sorted([*theirs, "e", "whole"])
 
 
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x"])
+def test_parts_of_another_length_are_made_again(tmp_path, monkeypatch, run, change):
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation, "_sweep", lambda _: None)
+        whole = run()
+    (tmp_path / "e").unlink()
+    part = tmp_path / "e.part-4"
+    part.write_bytes(change(part.read_bytes()))
+    assert run() == whole
+
+
 def test_full_disk_keeps_the_parts(tmp_path, monkeypatch, run):
     calls, sync = 0, evidence.os.fsync
 
