@@ -182,3 +182,13 @@ def test_rate_is_wilsons_interval() -> None:
         assert low <= hits / total <= high
     with pytest.raises(ValueError, match="is 2 of 1"):
         rate(2, 1)
+
+
+def test_a_large_array_that_is_wrong_says_where():
+    right = np.zeros((3, 4, 5))
+    wrong = right.copy()
+    wrong[1, 2, 3] = 7
+    with pytest.raises(learn.Wrong, match=r"first at \(1, 2, 3\): expected 0, got 7"):
+        learn.same(wrong, right, "for ()")
+    with pytest.raises(learn.Wrong, match=r"\(3, 4, 5\)$"):
+        learn.same(right, right.astype(bool), "for ()")

@@ -130,7 +130,22 @@ def same(got: Any, expected: Any, what: str, *, tolerance: float = 0.0) -> None:
     if got is None and expected is not None:
         raise Wrong(_NOTHING if what.startswith("for ") else f"{what}: {_NOTHING}")
     if not _equal(got, expected, tolerance):
-        raise Wrong(f"{what}: expected {_short(expected)}, got {_short(got)}")
+        first = _where(got, expected, tolerance)
+        raise Wrong(f"{what}: expected {_short(expected)}, got {_short(got)}{first}")
+
+
+def _where(got: Any, expected: Any, tolerance: float) -> str:
+    """The first entry in which two large arrays of one shape differ; "" for everything else."""
+    if not all(isinstance(value, (torch.Tensor, np.ndarray)) for value in (got, expected)):
+        return ""
+    a, b = _array(got), _array(expected)
+    if a.shape != b.shape or a.size <= 16:
+        return ""
+    differ = np.argwhere(~np.isclose(a, b, rtol=0, atol=tolerance, equal_nan=True))
+    if not len(differ):  # in kind alone
+        return ""
+    index = tuple(differ[0].tolist())
+    return f"; first at {index}: expected {_short(b[index])}, got {_short(a[index])}"
 
 
 def _equal(got: Any, expected: Any, tolerance: float) -> bool:
