@@ -140,8 +140,8 @@ def joined(stopped: str) -> Iterator[None]:
     """Join the other processes of this run for the length of a command.
 
     When one of them or the launcher is killed, this process ends too, with exit code 1, and the first to
-    notice says so, and ``stopped``: what is left and how to go on. Raises ``InputError`` where the processes
-    cannot meet.
+    notice says so, and ``stopped``: what is left and how to go on. (A process that has not come here yet ends
+    without a word; torchrun names the one that died.) Raises ``InputError`` where the processes cannot meet.
     """
     told, tell = socket.socketpair()
     tell.setblocking(False)
