@@ -206,8 +206,6 @@ def card(words: list[str], log: Path, device: str, made_by: str) -> str:
         "certified": certified,
         "bank": f"{file.shape[0]} images, the first {PER_CLASS} of each class in file order",
     }
-    native = "" if args.size or args.data == "shapes" else "native "
-    begun = f"trained on from [{start.name}]({start.name}.md)" if start else "trained from scratch"
     if path.exists():
         head = path.read_text(encoding="utf-8").split("\n\n```")[0]
     else:

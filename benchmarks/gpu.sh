@@ -9,7 +9,7 @@
 # cifar10-jpg or imagenette2-224. Copy OUT back before a machine is given away.
 #
 # Settings, and why. Times are ESTIMATES for one H100; nothing here has run on a GPU yet.
-# cifar10     native 5x5 patch. The geometry that two cores found best (field 8, stride 4, windows 3x3 of 8x8),
+# cifar10     native 5x5 patch. The geometry of the shipped models (field 8, stride 4, windows 3x3 of 8x8),
 #             with 4 times the width and twice the blocks. Masked first, then margin from its weights at half the
 #             rate, as for the shipped models. Batch 512 fills the GPU; the peak rate is half of the small
 #             network's: at 0.004 a wider one lost clean accuracy. 3 s an epoch, 200 epochs: 10 minutes.

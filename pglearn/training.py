@@ -96,6 +96,8 @@ def masked(evidence: Tensor, labels: Tensor, window: tuple[int, int]) -> Tensor:
 
 def margin(evidence: Tensor, labels: Tensor, window: tuple[int, int]) -> Tensor:
     """Certificate margin: :func:`masked`, with each image's worst malicious window emptied in all classes.
+    ``evidence`` (N, C, H, W), ``labels`` (N,) int64, ``window`` in features -> loss (). Raises ``InputError``
+    where the window is larger than the map. Ours; bounds of the theorem in :mod:`pglearn.defenses`.
 
     The worst window is the one that the analysis names (T = 0, a mask of the window's own size): smallest
     lower bound of the label, window emptied and heaviest mask taken, over largest evidence of a rival outside
@@ -245,7 +247,8 @@ def train(
     """Train ``model`` in place on uint8 ``images`` (N, 3, H, W) and ``labels`` (N,) int64; return one log
     entry an epoch.
 
-    ``objective`` names one of :data:`OBJECTIVES`; ``patch`` (pixels) sets the window that "masked" removes.
+    ``objective`` names one of :data:`OBJECTIVES`; ``patch`` (pixels) is what "masked" and "margin" face.
+    ``average``: decay a step of an exponential moving average of weights, 0 for none.
     AdamW, one-cycle learning rate; each epoch seeds torch's own generator. ``amp``: bfloat16 autocast, by
     default where the hardware has it. ``checkpoint``: a file written after each epoch and resumed from when
     it exists; it must be of the same run. ``minutes``: stop after an epoch whose successor would not end
