@@ -46,6 +46,14 @@ class Aggregate:
         """Defended scores (N, C) int64 of units (N, C, H, W)."""
         raise NotImplementedError
 
+    def soft(self, values: Tensor) -> Tensor:
+        """For attackers: scores (N, C) of real ``values`` (N, C, H, W), differentiable.
+
+        Here the plain sum, which a score that rises with its cells follows. It steers an attack; whether the
+        attack won, ``scores`` says.
+        """
+        return values.flatten(2).sum(-1)
+
     def bounds(self, units: Tensor, top: int, inside: Tensor) -> tuple[Tensor, Tensor]:
         """Least and largest score (N, C) of each class over all contents of the cells ``inside`` (H, W): the
         theorem above.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pglearn.defenses.aggregate import (
@@ -109,6 +110,17 @@ class WindowMask(ClosedForm):
         part, whole = self._share
         return total - heaviest.where(heaviest * whole > total * part, 0)
 
+    def soft(self, values: Tensor) -> Tensor:
+        """The sum less the heaviest window; at T > 0 times a sigmoid of its share, 0.02 wide around T."""
+        total = values.flatten(2).sum(-1)
+        turned = torch.cat([values, values[..., : self.width - 1]], -1) if self.wrap else values
+        boxes = F.avg_pool2d(turned, (self.height, self.width), 1, divisor_override=1)
+        heaviest = boxes.flatten(2).amax(-1)
+        if not self._share[0]:
+            return total - heaviest
+        share = heaviest / total.clamp(min=1e-12)
+        return total - heaviest * ((share - float(self.threshold)) / 0.02).sigmoid()
+
     def bounds(self, units: Tensor, top: int, inside: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds (N, C) on each class's score over all contents of the window ``inside`` (H, W); exact at T =
         0.
@@ -206,6 +218,11 @@ class TopMask(ClosedForm):
         """Sum of each map, less its heaviest ``alpha`` cells."""
         ordered = ascending(wide(units))
         return ordered[..., : max(0, ordered.shape[-1] - self.alpha)].sum(-1, dtype=torch.int64)
+
+    def soft(self, values: Tensor) -> Tensor:
+        """The same of real values."""
+        cells = values.flatten(2)
+        return cells.sum(-1) - cells.topk(min(self.alpha, cells.shape[-1])).values.sum(-1)
 
     def lower(self, maps: Tensor, top: int, windows: Windows) -> Tensor:
         """Evidence outside the window, less its ``alpha`` heaviest cells."""

@@ -67,6 +67,14 @@ class Transform:
         """
         return self._units(maps).to(self._kind(maps))
 
+    def soft(self, maps: Tensor) -> Tensor:
+        """For attackers: units of ``maps`` (N, C, H, W) as shares of ``top``, differentiable.
+
+        Here the units themselves, with the gradient of the maps (straight-through).
+        """
+        shares = (self._units(maps.detach()) / self.top).to(maps.dtype)
+        return maps + (shares - maps).detach()
+
     def _units(self, maps: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -95,6 +103,11 @@ class Logits(Transform):
         clipped = maps.double().nan_to_num(nan=0.0).clamp(0, float(self.clip_high))
         return (clipped / float(self.step)).round()
 
+    def soft(self, maps: Tensor) -> Tensor:
+        """Clipped, not rounded; the gradient is that before clipping, or a clipped cell had none."""
+        shares = maps / float(self.clip_high)
+        return shares + (shares.clamp(0, 1) - shares).detach()
+
 
 def _confidence(maps: Tensor, unit: str) -> Tensor:
     """Softmax over classes (N, C, H, W) of ``maps`` times ``unit``, in float64."""
@@ -118,6 +131,10 @@ class Confidence(Transform):
     def _units(self, maps: Tensor) -> Tensor:
         return (_confidence(maps, self.unit) / float(self.step)).round()
 
+    def soft(self, maps: Tensor) -> Tensor:
+        """The softmax."""
+        return (maps * float(self.unit)).softmax(1)
+
 
 @dataclass(frozen=True)
 class Prediction(Transform):
@@ -139,6 +156,10 @@ class Prediction(Transform):
     def _units(self, maps: Tensor) -> Tensor:
         return _confidence(maps, self.unit) >= float(self.vote_threshold)
 
+    def soft(self, maps: Tensor) -> Tensor:
+        """A vote is a step and has no gradient: a sigmoid in its place, 0.05 of confidence wide."""
+        return (((maps * float(self.unit)).softmax(1) - float(self.vote_threshold)) / 0.05).sigmoid()
+
 
 @dataclass(frozen=True)
 class Tanh(Transform):
@@ -159,6 +180,10 @@ class Tanh(Transform):
     def _units(self, maps: Tensor) -> Tensor:
         squashed = (0.05 * (maps.double() * float(self.unit)) - 1).tanh().nan_to_num(nan=-1.0)
         return (squashed / float(self.step)).round() + self.top // 2
+
+    def soft(self, maps: Tensor) -> Tensor:
+        """The tanh, counted from its bottom."""
+        return ((0.05 * float(self.unit) * maps - 1).tanh() + 1) / 2
 
 
 TRANSFORMS: dict[str, type[Transform]] = {
