@@ -358,7 +358,7 @@ class _Scene:
         return self.rows.length * self.columns.length
 
     def view(self, image: Tensor, corners: Tensor, clean: Tensor) -> _View:
-        """Jobs: the indices (B,) of their images, corners (B, P, 2), ``clean`` evidence float64 of all
+        """Jobs: the indices (B,) of their images, corners (B, P, 2), ``clean`` evidence of all
         images.
         """
         device = self.victim.device
@@ -405,22 +405,17 @@ class _View:
     hit: Tensor | None = None
 
     def __getitem__(self, kept: Tensor) -> _View:
-        values = [getattr(self, name.name) for name in fields(self)]
-        return _View(*[None if value is None else value[kept] for value in values])
+        parts = (getattr(self, part.name) for part in fields(self))
+        return _View(*(None if part is None else part[kept] for part in parts))  # type: ignore[arg-type]
 
     def maps(self, victim: Victim, content: Tensor, stencil: Tensor | None) -> Tensor:
-        """Evidence under patches ``content`` (B, P, 3, h, w): uint8 exactly, floats of [0, 1] to be
-        differentiated.
-        """
-        model, images = victim.exact, self.images
-        if content.is_floating_point():
-            model, images = victim.model, images / 255
-        maps = victim.maps(model, paste(images, content, self.corners, stencil))
+        """Evidence under patches ``content`` (B, P, 3, h, w), floats of [0, 1]."""
+        maps = victim.maps(victim.model, paste(self.images / 255, content, self.corners, stencil))
         if self.clean is None or self.index is None or self.hit is None:
             return maps
         index = self.index.flatten(1)[:, None].expand(-1, maps.shape[1], -1)
         moved = maps.flatten(2).gather(2, index).view(self.clean.shape)
-        return moved.where(self.hit[:, None], self.clean.to(maps.dtype))
+        return moved.where(self.hit[:, None], self.clean)
 
 
 def _eight_bits(content: Tensor) -> Tensor:
@@ -478,14 +473,16 @@ class _Jobs:
         return self.view.maps(self.victim, content, self.stencil)
 
     def judge(self, asked: Tensor, content: Tensor) -> Tensor:
-        """Judge exactly what some of those left, ``asked`` (a,), have found; drop who has won. Who stays."""
+        """Judge in 8 bits, unrelaxed, what some of those left, ``asked`` (a,), have found; who has won drops
+        out. Returns who stays.
+        """
         found, kept = _eight_bits(content[asked]), torch.ones(len(self.left), dtype=torch.bool)
         kept = kept.to(content.device)
         if not len(asked):
             return kept
         target = None if self.target is None else self.target[asked]
         with torch.inference_mode():
-            maps = self.view[asked].maps(self.victim, found, self.stencil)
+            maps = self.view[asked].maps(self.victim, found / 255, self.stencil)
             margin = self.victim.margins(maps, self.labels[asked], target).double()
         self.found[self.left[asked]], self.margin[self.left[asked]] = found, margin
         kept[asked] = margin > 0
@@ -604,6 +601,7 @@ class _Hunt:
         self.stencil = None if stencil is None else stencil.to(victim.device)
         self.places = places.expand(count, -1, -1, -1)
         self.evidence = victim.evidence(self.pixels)
+        self.single = self.evidence.float()
         classes = self.evidence.shape[1]
         if not 1 <= victim.k < classes:
             raise InputError(f"top-k: k is {victim.k}, allowed: 1 to {classes - 1} of {classes} classes")
@@ -639,7 +637,7 @@ class _Hunt:
         """Jobs of images (B,) with corners (B, P, 2), to begin with ``content``."""
         device = self.victim.device
         chosen = [None if v is None else v[image].to(device) for v in (self.labels, self.target, rival)]
-        view = self.scene.view(image, corners, self.evidence)
+        view = self.scene.view(image, corners, self.single)
         return _Jobs(self.victim, view, chosen[0], chosen[1], chosen[2], self.stencil, content)  # type: ignore[arg-type]
 
     def keep(self, image: Tensor, corners: Tensor, jobs: _Jobs) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pglearn.defenses.aggregate import (
@@ -113,8 +112,9 @@ class WindowMask(ClosedForm):
     def soft(self, values: Tensor) -> Tensor:
         """The sum less the heaviest window; at T > 0 times a sigmoid of its share, 0.02 wide around T."""
         total = values.flatten(2).sum(-1)
-        turned = torch.cat([values, values[..., : self.width - 1]], -1) if self.wrap else values
-        boxes = F.avg_pool2d(turned, (self.height, self.width), 1, divisor_override=1)
+        down = _bands(values, values.shape[2], self.height)
+        across = _bands(values, values.shape[3], self.width, self.wrap)
+        boxes = down @ values @ across.T  # pooling says the same, and differentiates more slowly
         heaviest = boxes.flatten(2).amax(-1)
         if not self._share[0]:
             return total - heaviest
@@ -176,6 +176,13 @@ class WindowMask(ClosedForm):
             held = heaviest_outside(maps.flatten(0, 1), windows, self.height, self.width, top)
             rest = filled - torch.maximum(*held).view_as(out)
         return torch.minimum(self.ceiling(rest), filled) if self._share[0] else rest
+
+
+def _bands(like: Tensor, cells: int, length: int, wrap: bool = False) -> Tensor:
+    """Row i holds ones where the window that starts at cell i lies: (placements, cells)."""
+    turns = torch.arange(cells, device=like.device)
+    starts = turns[: cells if wrap and length < cells else cells - length + 1, None]
+    return ((turns - starts) % cells < length).to(like.dtype)
 
 
 @dataclass(frozen=True)
