@@ -76,8 +76,8 @@ class Victim:
     def maps(self, model: nn.Module, images: Tensor) -> Tensor:
         """Evidence of images, uint8 or floats of [0, 1], as ``model`` (one of the two copies) gives it."""
         if not isinstance(model, LocalNet):  # ours take 8 bits as they are
-            kind = next((p.dtype for p in model.parameters()), torch.float32)
-            images = images.to(kind) / (1 if images.is_floating_point() else 255)
+            scale = 1 if images.is_floating_point() else 255
+            images = images.to(torch.float64 if model is self.exact else torch.float32) / scale
         maps = model(images)
         if maps.ndim != 4:
             raise InputError(
@@ -148,9 +148,13 @@ def load_victim(
 
 def paste(images: Tensor, content: Tensor, corners: Tensor, stencil: Tensor | None = None) -> Tensor:
     """Images (N, 3, H, W) with patches ``content`` (N, P, 3, h, w) at ``corners`` (N, P, 2), later over
-    earlier ones; differentiable. ``stencil`` (h, w) bool: the pixels of the rectangle that are patch.
+    earlier ones; differentiable. ``stencil`` (h, w) bool: the pixels of the rectangle that are patch. Raises
+    ``InputError`` for a corner from which the patch would reach outside.
     """
     height, width = content.shape[-2:]
+    rows, columns = images.shape[2] - height, images.shape[3] - width
+    if (corners < 0).any() or (corners[..., 0] > rows).any() or (corners[..., 1] > columns).any():
+        raise InputError(f"corners: one is outside, allowed here: rows 0 to {rows}, columns 0 to {columns}")
     image = torch.arange(len(images), device=images.device)[:, None, None]
     patched = images.clone()
     for p in range(content.shape[1]):
@@ -200,8 +204,9 @@ def random_places(
     seed: int = 0,
 ) -> Tensor:
     """Corners (images, places, patches, 2), each drawn evenly from where a patch fits."""
-    free = torch.tensor([full - side + 1 for full, side in zip(image_size, patch, strict=True)])
     _fits(patch, image_size)
+    _positive(images=images, places=places, patches=patches)
+    free = torch.tensor([full - side + 1 for full, side in zip(image_size, patch, strict=True)])
     drawn = torch.rand(images, places, patches, 2, generator=torch.Generator().manual_seed(seed))
     return (drawn.double() * free).long().minimum(free - 1)
 
@@ -232,8 +237,9 @@ def evidence_places(
     """
     if victim.defense is None:
         raise InputError("places: evidence, allowed with a defense: its certificate ranks the windows")
-    size = (int(images.shape[2]), int(images.shape[3]))
+    images, size = _pixels(images), (int(images.shape[2]), int(images.shape[3]))
     _fits(patch, size)
+    _positive(places=places)
     seen = geometry(victim.model, size)
     transform, aggregate = victim.defense.transform, victim.defense.aggregate
     corners = torch.cat([_corners(seen, patch, window) for window in windows])  # (M, 2)
@@ -274,11 +280,12 @@ def gradient_places(
     """Corners (N, K, 1, 2) where the gradient under a patch is largest, summed over its pixels; K of them
     that overlap each other by less than half.
     """
-    height, width = patch
+    images, (height, width) = _pixels(images), patch
     _fits(patch, (int(images.shape[2]), int(images.shape[3])))
+    _positive(places=places)
     chosen = []
     for part, truth in zip(images.split(128), labels.split(128), strict=True):
-        x = (_pixels(part).to(victim.device) / 255).requires_grad_()
+        x = (part.to(victim.device) / 255).requires_grad_()
         loss = victim.loss(victim.maps(victim.model, x), truth.to(victim.device))
         (slope,) = torch.autograd.grad(loss.sum(), x)
         _finite(slope)
@@ -442,6 +449,12 @@ def _fits(patch: tuple[int, int], image_size: tuple[int, int]) -> None:
             raise InputError(f"patch: {name} is {side} pixels, allowed: 1 to the image's {full}")
 
 
+def _positive(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise InputError(f"{name}: is {value}, allowed: 1 or more")
+
+
 def _finite(slope: Tensor) -> None:
     if not slope.isfinite().all():
         raise InputError(
@@ -484,7 +497,11 @@ class _Jobs:
         with torch.inference_mode():
             maps = self.view[asked].maps(self.victim, found / 255, self.stencil)
             margin = self.victim.margins(maps, self.labels[asked], target).double()
-        self.found[self.left[asked]], self.margin[self.left[asked]] = found, margin
+        lower = margin < self.margin[self.left[asked]]  # a relaxation may have liked another one more
+        self.found[self.left[asked[lower]]], self.margin[self.left[asked[lower]]] = (
+            found[lower],
+            margin[lower],
+        )
         kept[asked] = margin > 0
         if not kept.all():
             self.left, self.view, self.labels = self.left[kept], self.view[kept], self.labels[kept]
@@ -587,8 +604,8 @@ class _Hunt:
                 f"corners: have shape {tuple(places.shape)}, "
                 f"allowed: (row, column), or ({count} or 1, places, patches, 2)"
             )
-        last = torch.tensor([full - side for full, side in zip(size, patch, strict=True)])
-        if places.is_floating_point() or (places < 0).any() or (places > last).any():
+        last = [full - side for full, side in zip(size, patch, strict=True)]
+        if places.is_floating_point() or (places < 0).any() or (places > torch.tensor(last)).any():
             raise InputError(
                 f"corners: one is outside, allowed here: rows 0 to {last[0]}, columns 0 to {last[1]}"
             )
@@ -605,7 +622,8 @@ class _Hunt:
         classes = self.evidence.shape[1]
         if not 1 <= victim.k < classes:
             raise InputError(f"top-k: k is {victim.k}, allowed: 1 to {classes - 1} of {classes} classes")
-        self.target = None if target is None else torch.as_tensor(target).cpu().expand(count)
+        aims = None if target is None else torch.as_tensor(target).cpu()
+        self.target = aims.expand(count) if aims is not None and aims.ndim == 0 else aims
         for name, values in (("labels", self.labels), ("target", self.target)):
             if values is None:
                 continue
@@ -650,11 +668,8 @@ class _Hunt:
     def result(self) -> Attacked:
         """All judged once more, on whole images."""
         stencil = None if self.stencil is None else self.stencil.cpu()
-        robust, margin, hit = (
-            self.clean.clone(),
-            self.margin.clone(),
-            torch.nonzero(self.best < torch.inf)[:, 0],
-        )
+        robust, margin = self.hunted.clone(), self.margin.clone()
+        hit = torch.nonzero(self.best < torch.inf)[:, 0]
         found = Attacked(
             self.clean, robust, self.corners, self.content, margin, stencil, self.patches, self.steps
         )
@@ -694,9 +709,7 @@ def attack(
     """
     if method not in METHODS:
         raise InputError(f"method: is {method!r}, allowed: {', '.join(METHODS)}")
-    for name, value in (("steps", steps), ("restarts", restarts), ("batch_size", batch_size or 1)):
-        if value < 1:
-            raise InputError(f"{name}: is {value}, allowed: 1 or more")
+    _positive(steps=steps, restarts=restarts, batch_size=1 if batch_size is None else batch_size)
     hunt = _Hunt(victim, images, labels, patch, corners, target, stencil)
     batch = batch_size or _batch(victim, hunt.scene)
     places = hunt.places.shape[1]
@@ -704,7 +717,9 @@ def attack(
     rivals = scores.sort(dim=1, descending=True, stable=True).indices[:, :-1]
     source = torch.Generator().manual_seed(seed)
     total = int(hunt.standing.sum()) * places * restarts
-    with tqdm(total=total, desc=progress, leave=False, unit="patch", disable=progress is None) as bar:
+    with tqdm(
+        total=total, desc=progress, leave=False, unit="patch", disable=True if progress is None else None
+    ) as bar:
         for restart in range(restarts):
             rival = rivals[:, (restart - 1) % rivals.shape[1]] if restart and target is None else None
             at = 0
@@ -757,15 +772,14 @@ def universal(
 
     Arguments and errors as for :func:`attack`.
     """
-    if steps < 1:
-        raise InputError(f"steps: is {steps}, allowed: 1 or more")
+    _positive(steps=steps, batch_size=1 if batch_size is None else batch_size)
     hunt = _Hunt(victim, images, labels, patch, corners, target, stencil)
     batch, places = batch_size or _batch(victim, hunt.scene), hunt.places.shape[1]
     source = torch.Generator().manual_seed(seed)
     hunted = torch.nonzero(hunt.hunted)[:, 0]
     content = torch.rand(hunt.content.shape[1:], generator=source).to(victim.device)
     velocity = torch.zeros_like(content)
-    for step in tqdm(range(steps), progress, leave=False, disable=progress is None):
+    for step in tqdm(range(steps), progress, leave=False, disable=True if progress is None else None):
         image = hunted[torch.randperm(len(hunted), generator=source)[:batch]]
         place = torch.randint(places, image.shape, generator=source)
         many = content.expand(len(image), *content.shape)

@@ -110,16 +110,19 @@ class WindowMask(ClosedForm):
         return total - heaviest.where(heaviest * whole > total * part, 0)
 
     def soft(self, values: Tensor) -> Tensor:
-        """The sum less the heaviest window; at T > 0 times a sigmoid of its share, 0.02 wide around T."""
+        """The sum less the heaviest window; at T > 0 times a sigmoid of its share, 0.02 wide around T.
+
+        A little gradient leaks through the mask (``leaky``).
+        """
         total = values.flatten(2).sum(-1)
         down = _bands(values, values.shape[2], self.height)
         across = _bands(values, values.shape[3], self.width, self.wrap)
         boxes = down @ values @ across.T  # pooling says the same, and differentiates more slowly
         heaviest = boxes.flatten(2).amax(-1)
         if not self._share[0]:
-            return total - heaviest
+            return leaky(total - heaviest, total)
         share = heaviest / total.clamp(min=1e-12)
-        return total - heaviest * ((share - float(self.threshold)) / 0.02).sigmoid()
+        return leaky(total - heaviest * ((share - float(self.threshold)) / 0.02).sigmoid(), total)
 
     def bounds(self, units: Tensor, top: int, inside: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds (N, C) on each class's score over all contents of the window ``inside`` (H, W); exact at T =
@@ -178,6 +181,13 @@ class WindowMask(ClosedForm):
         return torch.minimum(self.ceiling(rest), filled) if self._share[0] else rest
 
 
+def leaky(scores: Tensor, totals: Tensor) -> Tensor:
+    """``scores``, with a twentieth of the gradient of ``totals`` besides: where all that an attacker owns is
+    masked, there would be no way out.
+    """
+    return scores + (totals - totals.detach()) / 20
+
+
 def _bands(like: Tensor, cells: int, length: int, wrap: bool = False) -> Tensor:
     """Row i holds ones where the window that starts at cell i lies: (placements, cells)."""
     turns = torch.arange(cells, device=like.device)
@@ -227,9 +237,10 @@ class TopMask(ClosedForm):
         return ordered[..., : max(0, ordered.shape[-1] - self.alpha)].sum(-1, dtype=torch.int64)
 
     def soft(self, values: Tensor) -> Tensor:
-        """The same of real values."""
+        """The same of real values, ``leaky``."""
         cells = values.flatten(2)
-        return cells.sum(-1) - cells.topk(min(self.alpha, cells.shape[-1])).values.sum(-1)
+        total = cells.sum(-1)
+        return leaky(total - cells.topk(min(self.alpha, cells.shape[-1])).values.sum(-1), total)
 
     def lower(self, maps: Tensor, top: int, windows: Windows) -> Tensor:
         """Evidence outside the window, less its ``alpha`` heaviest cells."""

@@ -30,6 +30,11 @@ def decimal(name: str, text: str | float) -> Fraction:
     return Fraction(value)
 
 
+def _straight_through(values: Tensor, slopes: Tensor) -> Tensor:
+    """``values``, with the gradient of ``slopes``."""
+    return values.detach() + (slopes - slopes.detach())
+
+
 @dataclass(frozen=True)
 class Transform:
     """Base: ``step`` is the evidence of one unit, a typed decimal; ``top`` the largest unit."""
@@ -73,7 +78,7 @@ class Transform:
         Here the units themselves, with the gradient of the maps (straight-through).
         """
         shares = (self._units(maps.detach()) / self.top).to(maps.dtype)
-        return maps + (shares - maps).detach()
+        return _straight_through(shares, maps)
 
     def _units(self, maps: Tensor) -> Tensor:
         raise NotImplementedError
@@ -106,7 +111,7 @@ class Logits(Transform):
     def soft(self, maps: Tensor) -> Tensor:
         """Clipped, not rounded; the gradient is that before clipping, or a clipped cell had none."""
         shares = maps / float(self.clip_high)
-        return shares + (shares.clamp(0, 1) - shares).detach()
+        return _straight_through(shares.clamp(0, 1), shares)
 
 
 def _confidence(maps: Tensor, unit: str) -> Tensor:
