@@ -97,21 +97,38 @@ class Victim:
         """
         return _margins(self.scores(maps), labels, target, self.k)
 
-    def loss(self, maps: Tensor, labels: Tensor, target: Tensor | None = None) -> Tensor:
-        """Minus the margins (N,), relaxed, as shares of the largest unit: what an attacker climbs."""
+    def relaxed(self, maps: Tensor) -> Tensor:
+        """Scores (N, C) to differentiate: shares of the largest unit; undefended, the scores themselves."""
         if self.defense is None:
-            scores = maps.mean((2, 3))
-        else:
-            scores = self.defense.aggregate.soft(self.defense.transform.soft(maps))
-        return -_margins(scores, labels, target, self.k)
+            return maps.mean((2, 3))
+        return self.defense.aggregate.soft(self.defense.transform.soft(maps))
+
+    def loss(self, maps: Tensor, labels: Tensor, target: Tensor | None = None) -> Tensor:
+        """What an attacker climbs (N,): minus the margin of the relaxed scores, in thirds of their standard
+        deviation over the classes, with a smooth maximum, so that all rivals near the top pull.
+        """
+        return _loss(self.relaxed(maps), labels, target, self.k)
 
 
 def _margins(scores: Tensor, labels: Tensor, target: Tensor | None, k: int) -> Tensor:
-    lowest = -torch.inf if scores.is_floating_point() else torch.iinfo(scores.dtype).min
-    ours = (labels if target is None else target)[:, None]
-    others = scores.scatter(1, ours, lowest)
-    mine = scores.gather(1, ours)[:, 0]
+    mine, others = _apart(scores, labels if target is None else target)
     return mine - kth_largest(others, k) if target is None else others.amax(1) - mine
+
+
+def _loss(scores: Tensor, labels: Tensor, target: Tensor | None, k: int) -> Tensor:
+    spread = scores.detach().std(1, keepdim=True).clamp(min=1e-12)
+    mine, others = _apart(3 * scores / spread, labels if target is None else target)
+    if target is not None:
+        return mine - others.logsumexp(1)
+    if k > 1:  # those above the k-th have passed the label already, or will
+        others = others.scatter(1, others.topk(k - 1).indices, -torch.inf)
+    return others.logsumexp(1) - mine
+
+
+def _apart(scores: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores of the labels (N,), and all (N, C) with the lowest number in their place."""
+    lowest = -torch.inf if scores.is_floating_point() else torch.iinfo(scores.dtype).min
+    return scores.gather(1, label[:, None])[:, 0], scores.scatter(1, label[:, None], lowest)
 
 
 def load_victim(
@@ -320,8 +337,8 @@ class _Cut:
 
 def _cut(axis: Axis, patch: int, wrap: bool) -> _Cut:
     stride, size, offset = axis.stride, axis.size, axis.fields[0][0]
-    met = [touched(axis, pixel, patch, wrap) for pixel in range(axis.image - patch + 1)]
-    first, stop = torch.tensor(met).T
+    place = torch.arange(axis.image - patch + 1)
+    first, stop = torch.tensor([touched(axis, int(pixel), patch, wrap) for pixel in place]).T
     ends = offset + (stop - 1) * stride + size
     if wrap:
         cells = first
@@ -331,12 +348,13 @@ def _cut(axis: Axis, patch: int, wrap: bool) -> _Cut:
         longest = int((ends.clamp(max=axis.image) - cells * stride).max())
         length = axis.image - stride * ((axis.image - longest) // stride)
         cells = cells.minimum(torch.tensor((axis.image - length) // stride))
-    even = all(
-        field == (offset + i * stride, offset + i * stride + size) for i, field in enumerate(axis.fields)
-    )
-    if not even or length >= axis.image or (wrap and offset):
-        length, cells = axis.image, torch.zeros_like(first)
-    return _Cut(length, cells * stride % axis.image, cells, first, stop)
+    begin = cells * stride % axis.image
+    even = [(offset + i * stride, offset + i * stride + size) for i in range(axis.cells)] == [*axis.fields]
+    turns = not wrap or (offset == 0 and axis.image == axis.cells * stride)
+    after = (place - begin) % axis.image
+    if not (even and turns and length < axis.image and (after + patch <= length).all()):
+        length, cells, begin = axis.image, torch.zeros_like(first), torch.zeros_like(first)
+    return _Cut(length, begin, cells, first, stop)
 
 
 class _Scene:
@@ -509,15 +527,15 @@ class _Jobs:
             self.rival = None if self.rival is None else self.rival[kept]
         return kept
 
-    def slope(self, content: Tensor) -> tuple[Tensor, Tensor]:
-        """Relaxed loss (b,) and its gradient (b, P, 3, h, w)."""
+    def slope(self, content: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss (b,), its gradient (b, P, 3, h, w), and whether the relaxed scores say that it has won."""
         self.steps += len(self.left)
-        content = content.detach().requires_grad_()
-        aim = self.target if self.rival is None else self.rival
-        loss = self.victim.loss(self.maps(content), self.labels, aim)
+        content, victim = content.detach().requires_grad_(), self.victim
+        scores = victim.relaxed(self.maps(content))
+        loss = _loss(scores, self.labels, self.target if self.rival is None else self.rival, victim.k)
         (slope,) = torch.autograd.grad(loss.sum(), content)
         _finite(slope)
-        return loss.detach(), slope
+        return loss.detach(), slope, _margins(scores.detach(), self.labels, self.target, victim.k) <= 0
 
     def climb(self, content: Tensor, steps: int) -> None:
         """Signed gradient ascent with momentum. A job's pace is halved, and it goes back to its best, where
@@ -528,7 +546,7 @@ class _Jobs:
         height = content.new_full((len(content),), -torch.inf)
         stale, pace = torch.zeros_like(height), torch.full_like(height, _FIRST_PACE)
         for step in range(steps):
-            loss, slope = self.slope(content)
+            loss, slope, won = self.slope(content)
             better = loss > height
             height, stale = height.maximum(loss), (stale + 1).where(~better, 0)
             best = content.where(_each(better), best)
@@ -537,8 +555,7 @@ class _Jobs:
             pace, stale = (pace / 2).where(tired, pace), stale.where(~tired, 0)
             content = best.where(_each(tired), content)
             content = (content + _each(pace) * velocity.sign()).clamp(0, 1)
-            last = step == steps - 1
-            kept = self.judge(torch.nonzero(better & (loss >= 0) | last)[:, 0], best)
+            kept = self.judge(torch.nonzero(won & better | (step == steps - 1))[:, 0], best)
             if not kept.any():
                 return
             if not kept.all():
@@ -559,8 +576,8 @@ class _Jobs:
             self.steps += len(self.left)
             better = margin <= lowest
             content, lowest = trial.where(_each(better), content), lowest.minimum(margin)
-            last = step == steps - 1
-            kept = self.judge(torch.nonzero(better & (margin <= 0) | last)[:, 0], content)
+            won = better & (margin <= 0)
+            kept = self.judge(torch.nonzero(won | (step == steps - 1))[:, 0], content)
             if not kept.any():
                 return
             content, lowest = content[kept], lowest[kept]
@@ -784,9 +801,9 @@ def universal(
         place = torch.randint(places, image.shape, generator=source)
         many = content.expand(len(image), *content.shape)
         jobs = hunt.jobs(image, hunt.places[image, place], many)
-        loss, slope = jobs.slope(many)
+        _, slope, won = jobs.slope(many)
         hunt.steps += jobs.steps
-        slope = slope[loss < 0].sum(0)
+        slope = slope[~won].sum(0)
         velocity = _MOMENTUM * velocity + slope / slope.abs().mean().clamp(min=1e-30)
         pace = _FIRST_PACE * (1 - step / steps) / 2
         content = (content + pace * velocity.sign()).clamp(0, 1)
