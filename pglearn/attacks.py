@@ -156,9 +156,7 @@ def load_victim(
             raise InputError(f"{used[0].replace('_', '-')}: not used by none, allowed: with a defense")
         return Victim(model, None, k, device), windows
     maps = torch.zeros(1, int(model.config["num_classes"]), seen.rows.cells, seen.columns.cells)
-    source = Evidence(
-        maps, None, seen, metadata.get("step"), metadata.get("clip_high")
-    )  # the model's constants, where make_defense looks for them
+    source = Evidence(maps, None, seen, metadata.get("step"), metadata.get("clip_high"))  # for its constants
     chosen = make_defense(str(defense), windows, patches, transform, source, **options)
     return Victim(model, chosen, k, device), windows
 
@@ -383,9 +381,7 @@ class _Scene:
         return self.rows.length * self.columns.length
 
     def view(self, image: Tensor, corners: Tensor, clean: Tensor) -> _View:
-        """Jobs: the indices (B,) of their images, corners (B, P, 2), ``clean`` evidence of all
-        images.
-        """
+        """Jobs: the indices (B,) of their images, corners (B, P, 2), ``clean`` evidence of all images."""
         device = self.victim.device
         if self.rows is None or self.columns is None:
             return _View(self.images[image].to(device), corners.to(device))
@@ -516,10 +512,8 @@ class _Jobs:
             maps = self.view[asked].maps(self.victim, found / 255, self.stencil)
             margin = self.victim.margins(maps, self.labels[asked], target).double()
         lower = margin < self.margin[self.left[asked]]  # a relaxation may have liked another one more
-        self.found[self.left[asked[lower]]], self.margin[self.left[asked[lower]]] = (
-            found[lower],
-            margin[lower],
-        )
+        at = self.left[asked[lower]]
+        self.found[at], self.margin[at] = found[lower], margin[lower]
         kept[asked] = margin > 0
         if not kept.all():
             self.left, self.view, self.labels = self.left[kept], self.view[kept], self.labels[kept]
@@ -676,14 +670,24 @@ class _Hunt:
         return _Jobs(self.victim, view, chosen[0], chosen[1], chosen[2], self.stencil, content)  # type: ignore[arg-type]
 
     def keep(self, image: Tensor, corners: Tensor, jobs: _Jobs) -> None:
-        """Note what jobs have found, the best for each image."""
+        """Note what jobs have found, the best for each image; who seems to have won is judged exactly."""
         self.patches, self.steps = self.patches + len(image), self.steps + jobs.steps
-        for job, (i, margin) in enumerate(zip(image.tolist(), jobs.margin.tolist(), strict=True)):
+        margins, content = jobs.margin.cpu(), jobs.found.cpu()
+        if (won := margins <= 0).any():
+            stencil = None if self.stencil is None else self.stencil.cpu()
+            images = paste(self.pixels[image[won]], content[won], corners[won], stencil)
+            margins[won] = self.exact(images, image[won])
+        for job, (i, margin) in enumerate(zip(image.tolist(), margins.tolist(), strict=True)):
             if margin < self.best[i]:
-                self.best[i], self.corners[i], self.content[i] = margin, corners[job], jobs.found[job].cpu()
+                self.best[i], self.corners[i], self.content[i] = margin, corners[job], content[job]
+
+    def exact(self, images: Tensor, index: Tensor) -> Tensor:
+        """Margins (n,) of attacked images (n, 3, H, W), which are those at ``index``."""
+        target = None if self.target is None else self.target[index]
+        return self.victim.margins(self.victim.evidence(images), self.labels[index], target).double()
 
     def result(self) -> Attacked:
-        """All judged once more, on whole images."""
+        """The best patch of each image, judged exactly."""
         stencil = None if self.stencil is None else self.stencil.cpu()
         robust, margin = self.hunted.clone(), self.margin.clone()
         hit = torch.nonzero(self.best < torch.inf)[:, 0]
@@ -691,9 +695,7 @@ class _Hunt:
             self.clean, robust, self.corners, self.content, margin, stencil, self.patches, self.steps
         )
         if len(hit):
-            maps = self.victim.evidence(found.patched(self.pixels)[hit])
-            target = None if self.target is None else self.target[hit]
-            margin[hit] = self.victim.margins(maps, self.labels[hit], target)
+            margin[hit] = self.exact(found.patched(self.pixels)[hit], hit).to(margin.dtype)
             robust[hit] = margin[hit] > 0
         return found
 
