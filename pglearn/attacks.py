@@ -522,39 +522,44 @@ class _Jobs:
         return kept
 
     def slope(self, content: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss (b,), its gradient (b, P, 3, h, w), and whether the relaxed scores say that it has won."""
+        """The loss's gradient (b, P, 3, h, w); minus the relaxed margin that it aims at (b,); who has won by
+        relaxed scores.
+        """
         self.steps += len(self.left)
         content, victim = content.detach().requires_grad_(), self.victim
         scores = victim.relaxed(self.maps(content))
-        loss = _loss(scores, self.labels, self.target if self.rival is None else self.rival, victim.k)
-        (slope,) = torch.autograd.grad(loss.sum(), content)
+        aim = self.target if self.rival is None else self.rival
+        (slope,) = torch.autograd.grad(_loss(scores, self.labels, aim, victim.k).sum(), content)
         _finite(slope)
-        return loss.detach(), slope, _margins(scores.detach(), self.labels, self.target, victim.k) <= 0
+        scores = scores.detach()
+        won = _margins(scores, self.labels, self.target, victim.k) <= 0
+        return slope, -_margins(scores, self.labels, aim, victim.k), won
 
     def climb(self, content: Tensor, steps: int) -> None:
         """Signed gradient ascent with momentum. A job's pace is halved, and it goes back to its best, where
         nothing has improved for a while.
         """
         patience = max(3, steps // 8)
-        best, velocity = content.clone(), torch.zeros_like(content)
+        best, velocity = content, torch.zeros_like(content)
         height = content.new_full((len(content),), -torch.inf)
         stale, pace = torch.zeros_like(height), torch.full_like(height, _FIRST_PACE)
-        for step in range(steps):
-            loss, slope, won = self.slope(content)
-            better = loss > height
-            height, stale = height.maximum(loss), (stale + 1).where(~better, 0)
+        for _ in range(steps):
+            slope, reached, won = self.slope(content)
+            kept = self.judge(torch.nonzero(won)[:, 0], content)
+            if not kept.all():
+                content, best, velocity, slope = content[kept], best[kept], velocity[kept], slope[kept]
+                height, reached, stale, pace = height[kept], reached[kept], stale[kept], pace[kept]
+            if not kept.any():
+                return
+            better = reached > height
+            height, stale = height.maximum(reached), (stale + 1).where(~better, 0)
             best = content.where(_each(better), best)
             velocity = _MOMENTUM * velocity + slope / slope.abs().mean((1, 2, 3, 4), True).clamp(min=1e-30)
             tired = stale >= patience
             pace, stale = (pace / 2).where(tired, pace), stale.where(~tired, 0)
             content = best.where(_each(tired), content)
             content = (content + _each(pace) * velocity.sign()).clamp(0, 1)
-            kept = self.judge(torch.nonzero(won & better | (step == steps - 1))[:, 0], best)
-            if not kept.any():
-                return
-            if not kept.all():
-                content, best, velocity = content[kept], best[kept], velocity[kept]
-                height, stale, pace = height[kept], stale[kept], pace[kept]
+        self.judge(torch.arange(len(self.left), device=best.device), best)
 
     def search(self, content: Tensor, steps: int, source: torch.Generator) -> None:
         """Random squares of one extreme colour, ever smaller, kept where the exact margin does not rise:
@@ -803,7 +808,7 @@ def universal(
         place = torch.randint(places, image.shape, generator=source)
         many = content.expand(len(image), *content.shape)
         jobs = hunt.jobs(image, hunt.places[image, place], many)
-        _, slope, won = jobs.slope(many)
+        slope, _, won = jobs.slope(many)
         hunt.steps += jobs.steps
         slope = slope[~won].sum(0)
         velocity = _MOMENTUM * velocity + slope / slope.abs().mean().clamp(min=1e-30)
