@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DELETE_ON_ERROR:
-.PHONY: help install book test lint types unit notebooks execute results cards bench mutants lock clean
+.PHONY: help install book test lint types unit notebooks execute results cards bench siege mutants lock clean
 
 help:                   ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1  \t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -56,6 +56,9 @@ cards: $(STAMP)         ## every count of every card again, from weights and ima
 bench: $(STAMP)         ## the speed tables
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.throughput
+
+siege: $(STAMP)         ## every shipped model and defense under attack (PGLEARN_DATA; an hour): data/siege*.csv
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.siege --out data/siege.csv
 
 mutants: $(STAMP)       ## mutation tests of defenses and certify (slow; not in CI)
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run
