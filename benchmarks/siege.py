@@ -74,17 +74,16 @@ _CIFAR = ("cifar10-jpg", (5, 5), None, Budget(30, 6, 2, 20, 2, 40))
 _IMAGENETTE = ("imagenette2-224", (16, 16), 112, Budget(20, 3, 1, 15, 2, 30))
 _SLOW = Budget(10, 2, 0, 15, 1, 20)
 TARGETS = (
-    Target("imagenette-margin", ("mask",), *_IMAGENETTE),
     Target("shapes-resnet", ("none",), *_SHAPES),
     Target("shapes-bagnet-plain", ("none", "mask"), *_SHAPES),
-    Target("shapes-bagnet", ("mask",), *_SHAPES),
+    Target("shapes-bagnet", ("none", "mask"), *_SHAPES),
     Target("shapes-bagnet-margin", ("none", *DEFENSES), *_SHAPES),
     Target("cifar10-plain", ("none", "mask"), *_CIFAR),
-    Target("cifar10-masked", ("mask",), *_CIFAR),
+    Target("cifar10-masked", ("none", "mask"), *_CIFAR),
     Target("cifar10-margin", ("none", *DEFENSES), *_CIFAR),
     Target("imagenette-plain", ("none", "mask"), *_IMAGENETTE),
-    Target("imagenette-masked", ("mask",), *_IMAGENETTE),
-    Target("imagenette-margin", ("none", *DEFENSES[1:]), *_IMAGENETTE),
+    Target("imagenette-masked", ("none", "mask"), *_IMAGENETTE),
+    Target("imagenette-margin", ("none", *DEFENSES), *_IMAGENETTE),
     Target("cifar10-ds", ("vote", "mask:confidence"), *_CIFAR[:3], _SLOW),
     Target("shapes-ds", ("vote", "mask:confidence"), *_SHAPES[:3], _SLOW),
 )
