@@ -509,7 +509,7 @@ def test_a_targeted_loss_wants_the_target(defense):
 @pytest.mark.parametrize("name", DEFENSES)
 def test_a_relaxed_defense_has_the_value_of_the_defense(name, transform, wrap):
     windows = [all_windows(2, 2, 4, 5, wrap), all_windows(1, 3, 4, 5, wrap)]
-    constants = {"clip_high": "6"} if transform == "logits" else {}
+    constants = {"clip_high": "6"} if transform == "logits" else {"unit": "0.5"}
     defense = make_defense(name, windows, transform=transform, **constants)
     top = defense.transform.top
     for seed in range(8):
@@ -526,9 +526,9 @@ def test_a_relaxed_defense_has_the_value_of_the_defense(name, transform, wrap):
 
 
 def test_relaxed_votes_are_votes_away_from_the_threshold():
-    transform = Prediction(vote_threshold="0.3")
+    transform = Prediction(vote_threshold="0.3", unit="0.5")
     confidence = torch.linspace(0.01, 0.99, 197, dtype=torch.float64)
-    maps = torch.stack([confidence, 1 - confidence]).log().view(1, 2, 1, -1).requires_grad_()
+    maps = (2 * torch.stack([confidence, 1 - confidence]).log()).view(1, 2, 1, -1).requires_grad_()
     soft = transform.soft(maps)[0, 0, 0]
     assert (soft >= 0).all()
     assert (soft <= 1).all()
@@ -785,10 +785,10 @@ def valid(
     target: Tensor | None = None,
 ) -> None:
     """Everything that holds after any attack."""
-    n, p, height, width = len(images), *result.content.shape[1:2], *result.content.shape[3:]
+    n, p, _, height, width = result.content.shape
+    assert n == len(images)
     assert result.clean.dtype == result.robust.dtype == torch.bool
     assert result.corners.shape == (n, p, 2)
-    assert result.content.shape == (n, p, 3, height, width)
     assert result.content.dtype == torch.uint8
     patched = result.patched(images)
     assert patched.dtype == torch.uint8
@@ -949,9 +949,9 @@ def test_a_tie_is_a_win():
             return torch.cat([bright * 16, torch.full_like(bright, 12.0)], 1)
 
     images, labels = white(1, 4), torch.zeros(1, dtype=torch.int64)
-    for clip, robust in (("12", True), ("16", False)):  # 16 cells of 12; clipped to 12 nothing is above
+    for clip, right in (("12", False), ("16", True)):  # clipped to 12, white is no more than the rival
         victim = Victim(Counting(), Defense(Logits("1", clip), Sum()))
-        assert bool(victim.margins(victim.evidence(images), labels) > 0) == (not robust)
+        assert bool(victim.margins(victim.evidence(images), labels) > 0) == right
     victim = Victim(Counting(), Defense(Logits("1", "16"), Sum()))
     result = attack(victim, images, labels, (2, 2), (1, 1))
     assert result.margin.tolist() == [0]
@@ -1229,14 +1229,13 @@ def test_a_model_is_left_as_it_was():
     model = nn.Sequential(small_bagnet(), nn.Dropout(0.5), nn.BatchNorm2d(4)).train()
     model[0].body.requires_grad_(False)
     model[1].eval()
-    images, labels = noise(4, 20, 20), torch.tensor([0, 1, 2, 3])
+    images = noise(4, 20, 20)
+    labels = predicted(model, images)
+    kept = images.clone(), labels.clone()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     grads = [parameter.requires_grad for parameter in model.parameters()]
-    kept = images.clone(), labels.clone()
     victim = Victim(model)
-    labels = predicted(model, images)
-    kept = images.clone(), labels.clone()
     for method in METHODS:
         result = attack(victim, images, labels, (3, 3), (1, 1), method=method, steps=2)
         valid(result, images, labels, model, None)
@@ -1297,6 +1296,22 @@ def test_no_certified_image_falls(defense, transform, k, options):
         assert (result.margin >= certificate.margin_units)[result.clean].all()
         robust &= result.robust
     assert certificate.certified.any() or defense in ("clip", "vote")
+
+
+def test_no_certified_image_falls_to_two_patches():
+    """At once, at the worst places of one."""
+    patch, k = (5, 5), 2
+    images, labels = shapes.dataset("test", 16)
+    victim, windows = load_victim(BAGNET, patch, "features", patches=2, k=k)
+    assert victim.defense.aggregate.alpha == 2 * max(w.height * w.width for w in windows)
+    certificate = certify(victim.evidence(images), labels, victim.defense, windows, k, patches=2)
+    corners = evidence_places(victim, images, labels, patch, 4, windows).view(16, 2, 2, 2)
+    result = attack(victim, images, labels, patch, corners, steps=6)
+    valid(result, images, labels, models.load_model(BAGNET)[0], victim.defense, k)
+    assert torch.equal(result.clean, certificate.clean)
+    assert (certificate.certified <= result.robust).all()
+    assert certificate.certified.any()
+    assert (result.margin >= certificate.margin_units)[result.clean].all()
 
 
 def test_an_undefended_network_falls():
