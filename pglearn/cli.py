@@ -16,6 +16,7 @@ from pglearn.errors import InputError
 
 if TYPE_CHECKING:
     from pglearn.data import ImageSet
+    from pglearn.defenses import Defense
 
 __all__ = ["main"]
 
@@ -42,6 +43,39 @@ def _whole(text: str) -> int:
 
 def _by(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
+
+
+def _places(text: str) -> tuple[str, int] | tuple[int, int]:
+    if match := re.fullmatch(r"([0-9]{1,9}),([0-9]{1,9})", text):
+        return int(match[1]), int(match[2])
+    if match := re.fullmatch(r"(evidence|gradient|random|grid):([1-9][0-9]{0,8})", text):
+        return match[1], int(match[2])
+    raise argparse.ArgumentTypeError(
+        f"is {text!r}, allowed: evidence:N, gradient:N, random:N, grid:STEP, or ROW,COLUMN"
+    )
+
+
+def _class(text: str, classes: Sequence[str]) -> int:
+    if text in classes:
+        return classes.index(text)
+    if re.fullmatch(r"[0-9]{1,9}", text) and int(text) < len(classes):
+        return int(text)
+    known = ", ".join(classes[:10]) + ", ..." * (len(classes) > 10)
+    raise InputError(f"--target: is {text!r}, allowed: 0 to {len(classes) - 1}, or a name: {known}")
+
+
+def _described(name: str, defense: Defense, k: int) -> str:
+    from pglearn.defenses import TopMask, WindowMask
+
+    transform, aggregate = defense.transform, defense.aggregate
+    parts = [f"{name} over {type(transform).__name__.lower()}"]
+    if isinstance(aggregate, WindowMask):
+        parts += [f"mask {_by((aggregate.height, aggregate.width))}", f"T = {aggregate.threshold}"]
+    if isinstance(aggregate, TopMask):
+        parts.append(f"alpha = {aggregate.alpha}")
+    if threshold := getattr(transform, "vote_threshold", None):
+        parts.append(f"threshold {threshold}")
+    return ", ".join([*parts, f"top-{k}"])
 
 
 def _certify(args: argparse.Namespace) -> None:
@@ -125,16 +159,12 @@ def _certify(args: argparse.Namespace) -> None:
     several = f"{args.patches} patches within" if args.within else f"{args.patches} patches, each"
     attacker = "one patch of" if args.patches == 1 else several
     size = " or ".join(map(_by, shapes)) + (" pixels" if args.patch else " features")
-    about = {"mask": mask, "T =": parameters["detection_threshold"], "alpha =": alpha}
-    about |= {"threshold": parameters["vote_threshold"]}
-    settings = [f"{name} {value}" for name, value in about.items() if value is not None]
     print(f"evidence   {args.FILE}: {images} images, {file.shape[1]} classes, {_by(file.shape[2:])} features")
     print(
         f"attacker   {attacker} {size}, anywhere, any content: "
         f"{parameters['placements']} windows of {', '.join(parameters['window'])} features"
     )
-    pair = f"{args.defense} over {parameters['transform']}"
-    print(f"defense    {', '.join([pair, *settings, f'top-{args.top_k}'])}")
+    print(f"defense    {_described(args.defense, defense, args.top_k)}")
     for name, count in (("clean", clean), ("certified", certified)):
         print(f"{name:<10} {rate(count, images)}")
 
@@ -218,6 +248,84 @@ def _evaluate(args: argparse.Namespace) -> None:
     for name, count in (("undefended", found.undefended), (f"mask {_by(found.mask)}, T = 0", found.defended)):
         print(f"{name:<18} {rate(count, found.images)}")
     print(f"{'latency':<18} {found.milliseconds:.1f} ms a defended prediction, one image at a time")
+
+
+def _attack(args: argparse.Namespace) -> int:
+    from pglearn.attacks import load_victim
+    from pglearn.certify import rate
+    from pglearn.evaluation import fitting_model
+    from pglearn.trials import ellipse, first_images, new_folder, save, trial
+
+    options: dict[str, Any] = {"steps": (200 if args.universal else 40) if args.steps is None else args.steps}
+    if not args.universal:
+        options |= {"method": args.method, "restarts": args.restarts}
+    elif (args.method, args.restarts) != ("gradient", 1):
+        raise InputError("--universal: climbs gradients, once, allowed: without --method and --restarts")
+    with new_folder(args.out) if args.out else nullcontext() as folder:
+        images = _images(args, "test")
+        model, _ = fitting_model(args.MODEL, images)
+        target = None if args.target is None else _class(args.target, images.classes)
+        named = ("patches", "mask", "detection_threshold", "vote_threshold")
+        victim, windows = load_victim(
+            args.MODEL,
+            args.patch,
+            args.defense,
+            args.transform,
+            images.image_size,
+            args.top_k,
+            **{name: getattr(args, name) for name in named},
+        )
+        ranked = victim.defense is not None and args.patches == 1
+        places = args.places or ("evidence" if ranked else "gradient", 4)
+        found = trial(
+            victim,
+            windows,
+            images,
+            first_images(images, args.images, target),
+            args.patch,
+            places,
+            patches=args.patches,
+            one_for_all=args.universal,
+            seed=args.seed,
+            target=target,
+            stencil=ellipse(*args.patch) if args.shape == "ellipse" else None,
+            progress="attack",
+            **options,
+        )
+        many = "one patch" if args.patches == 1 else f"{args.patches} patches"
+        aim = ", one for all images" * args.universal
+        aim += "" if target is None else f", target {images.classes[target]}"
+        print(f"model      {args.MODEL}: {model.name}, {len(images.classes)} classes")
+        print(f"images     {args.images} of {len(images)} of {args.data}, {_by(images.image_size)} pixels")
+        where = (":" if isinstance(places[0], str) else ",").join(map(str, places))
+        print(
+            f"attacker   {many} of {_by(args.patch)} pixels, {args.shape}{aim}: {args.method}, "
+            f"{options['steps']} steps, restarts {args.restarts}, places {where}, seed {args.seed}"
+        )
+        read = "none" if victim.defense is None else _described(args.defense, victim.defense, args.top_k)
+        print(f"defense    {read}")
+        count = args.images
+        print(f"clean      {rate(int(found.attacked.clean.sum()), count)}")
+        print(f"attacked   {rate(int(found.attacked.robust.sum()), count)}")
+        proved = "nothing, without a defense"
+        if found.certificate is not None:
+            proved = rate(int(found.certificate.certified.sum()), count)
+        print(f"certified  {proved}")
+        print(
+            f"patches    {found.attacked.patches:,} tried, {found.attacked.steps:,} patches x steps in "
+            f"{found.seconds:.1f} s, {found.attacked.steps / found.seconds:,.0f} a second"
+        )
+        if found.impossible:
+            print(
+                f"pglearn: CERTIFIED IMAGES FELL: {', '.join(map(str, found.impossible))}. This is a bug: "
+                "please report it, with this command and what it writes into --out DIR",
+                file=sys.stderr,
+            )
+        if folder:
+            save(found, folder)
+    if args.out:
+        print(f"{args.out}: log.csv, worst.png and, pixel by pixel, the images that fell")
+    return 1 if found.impossible else 0
 
 
 def _reproduce(args: argparse.Namespace) -> None:
@@ -419,7 +527,60 @@ def _parser() -> argparse.ArgumentParser:
         stopped="parts that were finished lie beside {out}, the same command goes on from there",
     )
 
-    for command in (train, evaluate):
+    about = "Attack images with patches: what is right before, still right after, and certified."
+    attack = commands.add_parser("attack", help=about, description=about)
+    attack.add_argument("MODEL", help="a file that pglearn train wrote")
+    attack.add_argument(
+        "--images",
+        type=_whole,
+        default=256,
+        metavar="N",
+        help="test images, the first of each class in turn (default 256)",
+    )
+    attack.add_argument("--patches", type=_whole, default=1, metavar="P", help="patches at once (default 1)")
+    attack.add_argument(
+        "--shape",
+        choices=["rectangle", "ellipse"],
+        default="rectangle",
+        help="of the patch (default rectangle)",
+    )
+    attack.add_argument(
+        "--defense", default="mask", metavar="NAME", help="as for certify, or none (default mask)"
+    )
+    attack.add_argument("--transform", metavar="NAME", help="as for certify")
+    attack.add_argument("--mask", type=_shape, metavar="HxW", help="as for certify")
+    attack.add_argument("--detection-threshold", metavar="T", help="as for certify")
+    attack.add_argument("--vote-threshold", metavar="C", help="as for certify")
+    attack.add_argument("--top-k", type=_whole, default=1, metavar="K", help="as for certify")
+    attack.add_argument(
+        "--method",
+        choices=["gradient", "search"],
+        default="gradient",
+        help="(default gradient; search needs none)",
+    )
+    attack.add_argument(
+        "--places",
+        type=_places,
+        metavar="WHERE",
+        help="evidence:N, the N windows that the certificate finds worst; gradient:N; random:N; grid:STEP, "
+        "every STEP pixels; or ROW,COLUMN (default evidence:4, gradient:4 where there is no certificate of "
+        "one patch)",
+    )
+    attack.add_argument("--steps", type=_whole, metavar="N", help="(default 40; universal 200)")
+    attack.add_argument("--restarts", type=_whole, default=1, metavar="N", help="at each place (default 1)")
+    attack.add_argument(
+        "--target",
+        metavar="CLASS",
+        help="name or number of the class that shall win, images of which are left out",
+    )
+    attack.add_argument("--universal", action="store_true", help="one content for all images")
+    attack.add_argument("--seed", type=_whole, default=0)
+    attack.add_argument(
+        "--out", metavar="DIR", help="new folder for a log, pictures of the worst patch and images that fell"
+    )
+    attack.set_defaults(run=_attack)
+
+    for command in (train, evaluate, attack):
         command.add_argument(
             "--data",
             required=True,
@@ -439,7 +600,7 @@ def _parser() -> argparse.ArgumentParser:
             type=_shape,
             required=True,
             metavar="HxW",
-            help="the patch to defend against, in pixels",
+            help="size of the attacker's patch, in pixels",
         )
 
     about = "Print a table or figure of the paper, ours beside it, and every difference in setting."
@@ -461,12 +622,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0, or 2 after one line on bad input."""
+    """Run one command; the exit code: 0; after one line on stderr 2 on bad input, 130 on Ctrl-C; 1 where what
+    should work does not, or a certified image fell.
+    """
     alone = os.environ.get("WORLD_SIZE", "1") == "1"  # torchrun says how many processes there are
     try:
         args = _parser().parse_args(arguments)
         with nullcontext() if alone else _joined(args):
             return args.run(args) or 0
+    except KeyboardInterrupt:
+        left = f": {args.stopped.format(**vars(args))}" if "stopped" in args else ""
+        print(f"pglearn: stopped{left}", file=sys.stderr)
+        return 130
     except InputError as error:
         line = f"pglearn: {str(error).splitlines()[0]}"
     except UnicodeError as error:  # a name that cannot be printed or written

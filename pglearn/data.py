@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -78,6 +78,17 @@ class ImageSet:
             return self.images.shape
         height, width = self.images.shape[2:]
         return height, width
+
+    def take(self, index: Tensor) -> ImageSet:
+        """The images at ``index`` (n,) int64, in that order; none is decoded for it."""
+        held = self.images
+        if isinstance(held, ImageFiles):
+            return replace(
+                self,
+                images=replace(held, paths=[held.paths[i] for i in index.tolist()]),
+                labels=self.labels[index],
+            )
+        return replace(self, images=held[index], labels=self.labels[index])
 
 
 def _decode(path: Path, size: int | None) -> Tensor:

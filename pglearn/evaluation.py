@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from pglearn.distributed import gather, place
 from pglearn.errors import InputError
 from pglearn.evidence import EvidenceFile, EvidenceWriter, sha256
 from pglearn.geometry import malicious_windows
-from pglearn.models import evidence_batches, geometry, load_model
+from pglearn.models import LocalNet, evidence_batches, geometry, load_model
 
-__all__ = ["Evaluation", "evaluate", "latency", "per_class"]
+__all__ = ["Evaluation", "evaluate", "fitting_model", "latency", "per_class"]
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,21 @@ def per_class(images: ImageSet, count: int) -> ImageSet:
     chosen = [torch.nonzero(images.labels == c)[:count, 0] for c in range(len(images.classes))]
     if short := [name for name, found in zip(images.classes, chosen, strict=True) if len(found) < count]:
         raise InputError(f"per-class: {count} images, but {short[0]} has fewer, allowed: what each class has")
-    index, held = torch.cat(chosen).sort().values, images.images
-    if isinstance(held, ImageFiles):
-        return ImageSet(
-            replace(held, paths=[held.paths[i] for i in index.tolist()]), images.labels[index], images.classes
-        )
-    return ImageSet(held[index], images.labels[index], images.classes)
+    return images.take(torch.cat(chosen).sort().values)
+
+
+def fitting_model(path: str | os.PathLike[str], images: ImageSet) -> tuple[LocalNet, dict[str, str]]:
+    """The model in ``path`` and its metadata; ``InputError`` where ``images`` have another size or number of
+    classes than it was trained on.
+    """
+    model, metadata = load_model(path)
+    size = "x".join(map(str, images.image_size))
+    if (expected := metadata.get("image_size", size)) != size:
+        raise InputError(f"images: are {size} pixels, allowed for this model: {expected}")
+    classes = int(model.config["num_classes"])
+    if len(images.classes) != classes:
+        raise InputError(f"images: have {len(images.classes)} classes, allowed for this model: {classes}")
+    return model, metadata
 
 
 def evaluate(
@@ -76,13 +85,7 @@ def evaluate(
     but with their sign, for other transforms. ``about`` goes into the file's provenance. Raises
     ``InputError`` for images of another size or number of classes than the model's.
     """
-    model, metadata = load_model(model_path)
-    size = "x".join(map(str, images.image_size))
-    if (expected := metadata.get("image_size", size)) != size:
-        raise InputError(f"images: are {size} pixels, allowed for this model: {expected}")
-    classes = int(model.config["num_classes"])
-    if len(images.classes) != classes:
-        raise InputError(f"images: have {len(images.classes)} classes, allowed for this model: {classes}")
+    model, metadata = fitting_model(model_path, images)
     seen = geometry(model, images.image_size)
     mask = WindowMask.against(malicious_windows(*patch, seen), seen.wrap)
     constants: dict[str, Any] = {name: metadata[name] for name in ("step", "clip_high") if name in metadata}
@@ -92,7 +95,7 @@ def evaluate(
     if fixed_point:
         constants = {"step": "1", "clip_high": str(top), "unit": defense.transform.step}
     provenance = {"model": Path(model_path).name, "model_sha256": sha256(model_path), **(about or {})}
-    shape = (classes, seen.rows.cells, seen.columns.cells)
+    shape = (len(images.classes), seen.rows.cells, seen.columns.cells)
     form: dict[str, Any] = {"dtype": kind, "geometry": seen, **constants}
     stored = Logits("1", str(top)) if fixed_point else defense.transform
     (rank, world), out = place(), Path(out)

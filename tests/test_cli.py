@@ -481,3 +481,15 @@ def test_a_process_of_its_own(file):
     assert bad.stderr == "pglearn: top-k: k is 9, allowed: 1 to 1 of 2 classes\n"
     good = subprocess.run([*command, *AS_IT_IS], cwd=ROOT, capture_output=True, text=True)
     assert (good.returncode, good.stderr, json.loads(good.stdout)["certified"]) == (0, "", 1)
+
+
+def test_interrupted(file, monkeypatch, capsys):
+    """Ctrl-C says in one line what is left."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pglearn.certify.certify_file", interrupt)
+    assert main(["certify", str(file(MAPS, [0, 0, 1])), *GOOD]) == 130
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "pglearn: stopped: there is no report, the same command begins anew\n")

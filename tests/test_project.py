@@ -143,7 +143,8 @@ def test_the_papers_numbers() -> None:
 # fmt: off
 ROOMS = (
     "errors", "distributed", "geometry", "evidence", "defenses", "certify", "models", "shapes", "data",
-    "training", "evaluation", "reports", "reproduce", "figures", "doctor", "cli", "learn",
+    "training", "attacks", "evaluation", "reports", "reproduce", "figures", "trials", "doctor", "cli",
+    "learn",
 )
 # fmt: on
 """Imports go only to rooms further left."""
