@@ -126,3 +126,13 @@ def test_rows_of_a_stopped_siege_are_kept(tmp_path: Path, monkeypatch: pytest.Mo
     assert siege.main(words) == 0
     assert asked == ["none", "mask", "mask"]
     assert len(siege.read(tmp_path / "siege.csv")) == 2
+
+
+def test_the_readme_states_the_last_siege() -> None:
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    patches, sure = (sum(row[name] for row in TABLE) for name in ("patches", "on_certified"))
+    assert f"tried {patches:,} patches, {sure:,} of them on certified images" in readme
+    for model in ("shapes-bagnet-margin", "cifar10-margin", "imagenette-margin"):
+        bare, row = ({r["defense"]: r for r in TABLE if r["model"] == model}[d] for d in ("none", "mask"))
+        counts = " | ".join(str(row[name]) for name in ("clean", "attacked", "certified"))
+        assert f"| {row['images']} | {bare['clean']} → {bare['attacked']} | {counts} |" in readme
