@@ -33,6 +33,7 @@ CHAPTERS = (
     "09-many-patches",
     "10-other-aggregations",
     "11-limits",
+    "12-attacks",
     "13-at-scale",
 )
 Cell = dict[str, Any]
