@@ -45,6 +45,7 @@ __all__ = [
 METHODS = ("gradient", "search")
 _MOMENTUM = 0.75
 _FIRST_PACE = 0.25  # of the range of pixels
+_MOST_PLACES = 2**24
 
 
 class Victim:
@@ -79,10 +80,11 @@ class Victim:
             scale = 1 if images.is_floating_point() else 255
             images = images.to(torch.float64 if model is self.exact else torch.float32) / scale
         maps = model(images)
-        if maps.ndim != 4:
-            raise InputError(
-                f"model: gives a tensor of shape {tuple(maps.shape)}, allowed: maps (N, C, H, W)"
+        if not isinstance(maps, Tensor) or maps.ndim != 4:
+            found = (
+                f"a tensor of shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else type(maps).__name__
             )
+            raise InputError(f"model: gives {found}, allowed: maps (N, C, H, W)")
         return maps
 
     def scores(self, maps: Tensor) -> Tensor:
@@ -93,9 +95,10 @@ class Victim:
         """Label's defended score minus the k-th largest other (N,), exact: int64 units behind a defense.
 
         Right exactly where it is above 0; a tie counts against the defender. With ``target`` (N,): the
-        largest other score minus the target's, so 0 or less where the target has won.
+        largest other score minus the target's, so 0 or less where the target has won. NaN is minus infinity.
         """
-        return _margins(self.scores(maps), labels, target, self.k)
+        margins = _margins(self.scores(maps), labels, target, self.k)
+        return margins.where(margins == margins, -torch.inf) if margins.is_floating_point() else margins
 
     def relaxed(self, maps: Tensor) -> Tensor:
         """Scores (N, C) to differentiate: shares of the largest unit; undefended, the scores themselves."""
@@ -222,7 +225,8 @@ def random_places(
     _fits(patch, image_size)
     _positive(images=images, places=places, patches=patches)
     free = torch.tensor([full - side + 1 for full, side in zip(image_size, patch, strict=True)])
-    drawn = torch.rand(images, places, patches, 2, generator=torch.Generator().manual_seed(seed))
+    _few(images * places * patches)
+    drawn = torch.rand(images, places, patches, 2, generator=_seeded(seed))
     return (drawn.double() * free).long().minimum(free - 1)
 
 
@@ -256,12 +260,15 @@ def evidence_places(
     _fits(patch, size)
     _positive(places=places)
     seen = geometry(victim.model, size)
+    if not windows:
+        raise InputError("windows: none, allowed: the malicious windows of the patch")
     transform, aggregate = victim.defense.transform, victim.defense.aggregate
     corners = torch.cat([_corners(seen, patch, window) for window in windows])  # (M, 2)
     chosen = []
     for at in range(0, len(images), 128):
         units = transform(victim.evidence(images[at : at + 128]))
         truth = labels[at : at + 128]
+        _classes("labels", truth, len(units), units.shape[1])
         margins = torch.cat([aggregate.margins(units, truth, transform.top, w, victim.k) for w in windows], 1)
         chosen.append(margins.sort(dim=1, stable=True).indices[:, :places])
     return corners[torch.cat(chosen)][:, :, None]
@@ -282,6 +289,10 @@ def _corners(seen: Geometry, patch: tuple[int, int], windows: Windows) -> Tensor
                 for pixel, (first, stop) in enumerate(reached)
                 if stop and (first - start) % axis.cells + stop - first <= length
             ]
+            if not inside:
+                raise InputError(
+                    f"windows: {windows.height}x{windows.width}, allowed: those of the patch {patch}"
+                )
             most = max(reached[pixel][1] - reached[pixel][0] for pixel in inside)
             full = [pixel for pixel in inside if reached[pixel][1] - reached[pixel][0] == most]
             middle.append(full[len(full) // 2])
@@ -293,24 +304,30 @@ def gradient_places(
     victim: Victim, images: Tensor, labels: Tensor, patch: tuple[int, int], places: int
 ) -> Tensor:
     """Corners (N, K, 1, 2) where the gradient under a patch is largest, summed over its pixels; K of them
-    that overlap each other by less than half.
+    that overlap each other by less than half; where there are no more, the first again.
     """
     images, (height, width) = _pixels(images), patch
     _fits(patch, (int(images.shape[2]), int(images.shape[3])))
     _positive(places=places)
+    _few(len(images) * places)
     chosen = []
-    for part, truth in zip(images.split(128), labels.split(128), strict=True):
-        x = (part.to(victim.device) / 255).requires_grad_()
-        loss = victim.loss(victim.maps(victim.model, x), truth.to(victim.device))
+    for at in range(0, len(images), 128):
+        x = (images[at : at + 128].to(victim.device) / 255).requires_grad_()
+        maps, truth = victim.maps(victim.model, x), labels[at : at + 128]
+        _classes("labels", truth, len(x), maps.shape[1])
+        loss = victim.loss(maps, truth.to(victim.device))
         (slope,) = torch.autograd.grad(loss.sum(), x)
         _finite(slope)
         held = F.avg_pool2d(slope.abs().sum(1, keepdim=True), patch, 1)[:, 0]  # (n, R, Q)
         row, column = torch.meshgrid(
             *(torch.arange(n, device=x.device) for n in held.shape[1:]), indexing="ij"
         )
-        corners = []
+        corners: list[Tensor] = []
+        first = truth
         for _ in range(places):
-            best = held.flatten(1).argmax(1)
+            most, best = held.flatten(1).max(1)
+            first = best if not corners else first
+            best = best.where(most >= 0, first)
             r, c = best // held.shape[2], best % held.shape[2]
             corners.append(torch.stack([r, c], 1))
             down, right = (row - r[:, None, None]).abs(), (column - c[:, None, None]).abs()
@@ -458,6 +475,8 @@ def _pixels(images: Tensor) -> Tensor:
 
 
 def _fits(patch: tuple[int, int], image_size: tuple[int, int]) -> None:
+    if len(patch) != 2:
+        raise InputError(f"patch: is {patch}, allowed: height and width in pixels")
     for name, side, full in zip(("height", "width"), patch, image_size, strict=True):
         if not 1 <= side <= full:
             raise InputError(f"patch: {name} is {side} pixels, allowed: 1 to the image's {full}")
@@ -467,6 +486,24 @@ def _positive(**numbers: int) -> None:
     for name, value in numbers.items():
         if value < 1:
             raise InputError(f"{name}: is {value}, allowed: 1 or more")
+
+
+def _few(places: int) -> None:
+    if places > _MOST_PLACES:
+        raise InputError(f"places: {places} in all, allowed: {_MOST_PLACES}")
+
+
+def _seeded(seed: int) -> torch.Generator:
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed: is {seed}, allowed: 0 to 2^63 - 1")
+    return torch.Generator().manual_seed(seed)
+
+
+def _classes(name: str, values: Tensor, count: int, classes: int) -> None:
+    if values.shape != (count,) or values.dtype != torch.int64:
+        raise InputError(f"{name}: are {tuple(values.shape)} {values.dtype}, allowed: ({count},) int64")
+    if values.min() < 0 or values.max() >= classes:
+        raise InputError(f"{name}: run from {values.min()} to {values.max()}, allowed: 0 to {classes - 1}")
 
 
 def _finite(slope: Tensor) -> None:
@@ -621,7 +658,9 @@ class _Hunt:
                 f"allowed: (row, column), or ({count} or 1, places, patches, 2)"
             )
         last = [full - side for full, side in zip(size, patch, strict=True)]
-        if places.is_floating_point() or (places < 0).any() or (places > torch.tensor(last)).any():
+        if places.dtype != torch.int64:
+            raise InputError(f"corners: are {places.dtype}, allowed: int64")
+        if (places < 0).any() or (places > torch.tensor(last)).any():
             raise InputError(
                 f"corners: one is outside, allowed here: rows 0 to {last[0]}, columns 0 to {last[1]}"
             )
@@ -641,16 +680,8 @@ class _Hunt:
         aims = None if target is None else torch.as_tensor(target).cpu()
         self.target = aims.expand(count) if aims is not None and aims.ndim == 0 else aims
         for name, values in (("labels", self.labels), ("target", self.target)):
-            if values is None:
-                continue
-            if values.shape != (count,) or values.dtype != torch.int64:
-                raise InputError(
-                    f"{name}: are {tuple(values.shape)} {values.dtype}, allowed: ({count},) int64"
-                )
-            if values.min() < 0 or values.max() >= classes:
-                raise InputError(
-                    f"{name}: run from {values.min()} to {values.max()}, allowed: 0 to {classes - 1}"
-                )
+            if values is not None:
+                _classes(name, values, count, classes)
         self.clean = victim.margins(self.evidence, self.labels) > 0
         if not self.clean.any():
             raise InputError(f"images: none of {count} is right before the attack, allowed: one or more")
@@ -739,7 +770,7 @@ def attack(
     places = hunt.places.shape[1]
     scores = victim.scores(hunt.evidence).double().scatter(1, hunt.labels[:, None], -torch.inf)
     rivals = scores.sort(dim=1, descending=True, stable=True).indices[:, :-1]
-    source = torch.Generator().manual_seed(seed)
+    source = _seeded(seed)
     total = int(hunt.standing.sum()) * places * restarts
     with tqdm(
         total=total, desc=progress, leave=False, unit="patch", disable=True if progress is None else None
@@ -799,7 +830,7 @@ def universal(
     _positive(steps=steps, batch_size=1 if batch_size is None else batch_size)
     hunt = _Hunt(victim, images, labels, patch, corners, target, stencil)
     batch, places = batch_size or _batch(victim, hunt.scene), hunt.places.shape[1]
-    source = torch.Generator().manual_seed(seed)
+    source = _seeded(seed)
     hunted = torch.nonzero(hunt.hunted)[:, 0]
     content = torch.rand(hunt.content.shape[1:], generator=source).to(victim.device)
     velocity = torch.zeros_like(content)

@@ -256,12 +256,16 @@ def _attack(args: argparse.Namespace) -> int:
     from pglearn.evaluation import fitting_model
     from pglearn.trials import ellipse, first_images, new_folder, save, trial
 
+    if args.target is not None and args.top_k > 1:
+        raise InputError(
+            f"--target: with --top-k {args.top_k} a label may stand where it wins, allowed: top-k 1"
+        )
     options: dict[str, Any] = {"steps": (200 if args.universal else 40) if args.steps is None else args.steps}
     if not args.universal:
         options |= {"method": args.method, "restarts": args.restarts}
     elif (args.method, args.restarts) != ("gradient", 1):
         raise InputError("--universal: climbs gradients, once, allowed: without --method and --restarts")
-    with new_folder(args.out) if args.out else nullcontext() as folder:
+    with nullcontext() if args.out is None else new_folder(args.out) as folder:
         images = _images(args, "test")
         model, _ = fitting_model(args.MODEL, images)
         target = None if args.target is None else _class(args.target, images.classes)

@@ -132,9 +132,7 @@ class Trial:
 
     @property
     def impossible(self) -> list[int]:
-        """Places in the test set of images that were certified and are no longer right: if all is well, none.
-        (A target may win, and the label be among the first k.)
-        """
+        """Places in the test set of certified images that are no longer right: if all is well, none."""
         certified = [] if self.certificate is None else self.certificate.certified.tolist()
         wrong = zip(self.index.tolist(), certified, self.margins[1], strict=False)
         return [index for index, proved, margin in wrong if proved and margin <= 0]
@@ -210,10 +208,10 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     except ImportError as error:
         raise InputError(f"--out: pictures need {error.name}, allowed: with it installed") from None
     final = Path(os.path.realpath(path))
-    draft = final.with_name(f".{final.name}.{os.getpid()}.part")
     try:
         if final.exists() and not (final.is_dir() and not any(final.iterdir())):
             raise InputError(f"--out: {path} is there already, allowed: a new folder, or an empty one")
+        draft = final.with_name(f".{final.name}.{os.getpid()}.part")
         draft.mkdir()
     except OSError as error:
         raise InputError(f"--out: {path} cannot be written: {error.strerror or error}") from error

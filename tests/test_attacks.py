@@ -1482,3 +1482,68 @@ def guarded() -> Victim:
 def test_bad_input_of_the_parts_is_one_line(argument, call):
     with pytest.raises(InputError, match=refused(argument)):
         call()
+
+
+class Broken(nn.Module):
+    """Two classes, NaN where the first pixel is dark."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        red = x[:, :1, :1, :1]
+        return torch.cat([torch.ones_like(red), 0 * red], 1).where(red >= 0.25, torch.nan)
+
+
+class Pair(nn.Module):
+    """Gives what is no map."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+def test_nan_is_never_right() -> None:
+    """A patch that makes scores NaN has won: nothing is right there."""
+    victim = Victim(Broken())
+    pixels, labels = torch.full((2, 3, 4, 4), 200, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
+    found = attack(victim, pixels, labels, (2, 2), (0, 0), method="search", steps=20)
+    assert not found.robust.any()
+    assert (found.margin == -torch.inf).all()
+    assert (found.content[:, 0, 0, 0, 0] < 64).all()
+
+
+@pytest.mark.parametrize(
+    ("named", "wrong"),
+    [
+        ("seed", lambda v, x, y, w: attack(v, x, y, (9, 9), (0, 0), seed=2**70)),
+        ("seed", lambda v, x, y, w: random_places(2, 2, (9, 9), (64, 64), seed=-1)),
+        ("corners", lambda v, x, y, w: attack(v, x, y, (9, 9), torch.zeros(1, 1, 1, 2, dtype=torch.uint8))),
+        ("patch", lambda v, x, y, w: attack(v, x, y, (9, 9, 9), (0, 0))),
+        ("windows", lambda v, x, y, w: evidence_places(v, x, y, (9, 9), 2, [])),
+        ("windows", lambda v, x, y, w: evidence_places(v, x, y, (25, 25), 2, w)),
+        ("labels", lambda v, x, y, w: evidence_places(v, x, y[:1], (9, 9), 2, w)),
+        ("labels", lambda v, x, y, w: gradient_places(v, x, y + 50, (9, 9), 2)),
+        ("places", lambda v, x, y, w: random_places(256, 999_999_999, (9, 9), (64, 64))),
+        ("places", lambda v, x, y, w: gradient_places(v, x, y, (9, 9), 999_999_999)),
+        ("mask", lambda v, x, y, w: attack(v, x[..., :8, :8], y, (5, 5), (0, 0))),
+        ("model", lambda v, x, y, w: attack(Victim(Pair()), x, y, (5, 5), (0, 0))),
+    ],
+)
+def test_what_a_sceptic_typed_is_one_line(named: str, wrong: Callable[..., object]) -> None:
+    victim, windows = load_victim(DATA / "shapes-bagnet.safetensors", (9, 9))
+    pixels, labels = shapes.dataset("test", 2)
+    with pytest.raises(InputError) as error:
+        wrong(victim, pixels, labels, windows)
+    assert str(error.value).startswith(named)
+    assert "\n" not in str(error.value)
+
+
+def test_places_by_gradient_repeat_the_first_where_there_are_no_more() -> None:
+    victim, _ = load_victim(DATA / "shapes-bagnet.safetensors", (9, 9), None)
+    pixels, labels = shapes.dataset("test", 1)
+    places = gradient_places(victim, pixels, labels, (40, 40), 8)[0, :, 0]
+    kinds = {tuple(place) for place in places.tolist()}
+    rows, columns = ((places[:, None] - places[None]).abs()).unbind(-1)
+    shared = (40 - rows).clamp(min=0) * (40 - columns).clamp(min=0)
+    apart = 2 * shared < 40 * 40
+    same = (rows == 0) & (columns == 0)
+    assert (apart | same).all()
+    assert len(kinds) < 8
+    assert places[-1].tolist() == places[0].tolist()

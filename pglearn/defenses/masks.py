@@ -100,6 +100,9 @@ class WindowMask(ClosedForm):
             )
 
     def _mask_sums(self, units: Tensor) -> Tensor:
+        if self.height > units.shape[2] or self.width > units.shape[3]:
+            size = f"{units.shape[2]}x{units.shape[3]}"
+            raise InputError(f"mask: {self.height}x{self.width}, allowed: at most the map's {size}")
         return box_sums(wide(units), self.height, self.width, self.wrap)  # (N, C, P, Q)
 
     def scores(self, units: Tensor) -> Tensor:
