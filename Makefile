@@ -56,6 +56,7 @@ cards: $(STAMP)         ## every count of every card again, from weights and ima
 bench: $(STAMP)         ## the speed tables
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.attacks
 
 siege: $(STAMP)         ## every shipped model and defense under attack (PGLEARN_DATA; an hour): data/siege*.csv
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.siege --out data/siege.csv

@@ -136,3 +136,17 @@ def test_the_readme_states_the_last_siege() -> None:
         bare, row = ({r["defense"]: r for r in TABLE if r["model"] == model}[d] for d in ("none", "mask"))
         counts = " | ".join(str(row[name]) for name in ("clean", "attacked", "certified"))
         assert f"| {row['images']} | {bare['clean']} → {bare['attacked']} | {counts} |" in readme
+
+
+def test_the_readme_states_what_attacks_cost() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = [row for row in siege.read(ROOT / "data/attacks.csv") if row["task"] == "throughput"]
+    for row in rows:
+        ratio = "" if row["attack"].startswith("ART") else f" ({row['ratio']} ×)"
+        assert f"| {int(row['value']):,}{ratio} |" in readme
+    (fall,) = (
+        row
+        for row in siege.read(ROOT / "data/attacks.csv")
+        if (row["task"], row["unit"]) == ("fall", "points lost")
+    )
+    assert float(fall["value"]) >= 80
