@@ -24,6 +24,18 @@ def _sticker(rivals=lambda order: order[1:], wins=lambda rival, label: rival >= 
     return answer
 
 
+def third_where_the_label_has_most(image, p):
+    """Ignores what the third color loses there."""
+    label, _, third = image.sum((1, 2)).argsort(descending=True).tolist()
+    inside = image[label].unfold(0, p, 1).unfold(1, p, 1).sum((-2, -1))
+    i, j = divmod(int(inside.argmax()), inside.shape[1])
+    attacked = image.clone()
+    attacked[label, i : i + p, j : j + p] = 0
+    attacked[third, i : i + p, j : j + p] = 255
+    scores = attacked.sum((1, 2))
+    return attacked if scores[third] >= scores[label] else []
+
+
 def in_place(image, p):
     image[:, :p, :p] = 255
     return image
@@ -39,6 +51,24 @@ def _cells(values, classes=lambda label, c: c == label):
                     attacked = maps.clone()
                     chosen = [c for c in range(len(maps)) if classes(label, c)]
                     attacked[chosen, i, j] = value
+                    scores = defense.scores(attacked[None])[0]
+                    if (scores >= scores[label]).sum() > 1:
+                        return attacked
+        return []
+
+    return answer
+
+
+def _praise(contents):
+    """One cell rewritten, its value in the label and its value in the rivals from ``contents``."""
+
+    def answer(maps, label, defense, top):
+        for i in range(maps.shape[1]):
+            for j in range(maps.shape[2]):
+                for own, others in contents(top):
+                    attacked = maps.clone()
+                    attacked[:, i, j] = others
+                    attacked[label, i, j] = own
                     scores = defense.scores(attacked[None])[0]
                     if (scores >= scores[label]).sum() > 1:
                         return attacked
@@ -132,8 +162,16 @@ WRONG = {
         "brighter than white": _sticker(wins=lambda rival, label: True, fill=(-255, 510)),
         "always a sticker": _sticker(wins=lambda rival, label: True),
         "in place": in_place,
+        "helps the third where the label has most": third_where_the_label_has_most,
     },
     "12.2": {
+        "praises all with the top": _praise(lambda top: [(top, top)]),
+        "praises the label, erases the rivals": _praise(lambda top: [(top, 0)]),
+        "any praise, floods the rivals": _praise(lambda top: [(own, top) for own in range(top + 1)]),
+        "any praise, rivals all or nothing": _praise(
+            lambda top: [(own, others) for own in range(top + 1) for others in (0, top)]
+        ),
+        "one value for all": _praise(lambda top: [(value, value) for value in range(top + 1)]),
         "only erases": _cells(lambda top: [0]),
         "erases and floods": erase_and_flood,
         "floods the rivals": _cells(lambda top: [top], lambda label, c: c != label),

@@ -1,6 +1,7 @@
 """Checks of chapter 12, and the false certificates that its exercises break."""
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -88,7 +89,7 @@ def sticker(answer: Callable[[Tensor, int], Any]) -> None:
     for image, p in _pictures():
         kept, label = image.clone(), int(image.sum((1, 2)).argmax())
         found = answer(image, p)
-        call = f"for a picture of {image.shape[1]}x{image.shape[2]} and p = {p}"
+        call = f"for {_described('a picture', kept)} and p = {p}"
         if not torch.equal(image, kept):
             raise Wrong(f"{call}: the picture that was given has changed; work on a clone")
         truth = certify_units(
@@ -96,8 +97,8 @@ def sticker(answer: Callable[[Tensor, int], Any]) -> None:
         )
         if _is_none(found):
             if not truth.certified[0]:
-                i, j = truth.worst[0, :2].tolist()
-                raise Wrong(f"{call}: you found no sticker, but there is one at ({i}, {j})")
+                place = tuple(truth.worst[0, :2].tolist())
+                raise Wrong(f"{call}: you found no sticker, but one at {place} beats color {label}")
             continue
         attacked = _tensor(found, kept, call)
         _within(kept, attacked, p, call, 0, 255)
@@ -106,8 +107,65 @@ def sticker(answer: Callable[[Tensor, int], Any]) -> None:
             raise Wrong(f"{call}: color {label} still leads under your sticker, with totals {scores}")
 
 
+def _described(what: str, maps: Tensor) -> str:
+    """A case as a reader can rebuild it: its size, and its numbers where they are few."""
+    size = f"{what} of {maps.shape[1]}x{maps.shape[2]}"
+    return f"{size}, {maps.tolist()}," if maps.numel() <= 75 else size
+
+
+_PICTURE = (
+    ((76, 42, 0, 94), (126, 18, 77, 201), (56, 138, 130, 106)),
+    ((166, 50, 109, 173), (167, 0, 26, 0), (54, 159, 24, 150)),
+    ((102, 8, 221, 200), (149, 121, 140, 151), (15, 238, 115, 48)),
+)
+"""One sticker wins: not where the label has most, for there the third color has much too."""
+
+_STICKER_SEEDS = (
+    1052,
+    1144,
+    2456,
+    2597,
+    3757,
+    7127,
+    10917,
+    11955,
+    31563,
+    38826,
+    39363,
+    41654,
+    42338,
+    43565,
+    44433,
+    47833,
+    49171,
+    52540,
+    53325,
+    66810,
+    71398,
+    76533,
+)
+"""Small pictures; most fall to a sticker at one place only, some not where the label has most."""
+
+
 def _pictures() -> Iterator[tuple[Tensor, int]]:
     """Pictures that the runner-up proof certifies: some truly certified, some not, the label any color."""
+    yield from _large_pictures()
+    yield torch.tensor(_PICTURE), 1
+    for image, p in map(_small_picture, _STICKER_SEEDS):
+        if runner_up_certified(image, p):
+            yield image, p
+
+
+def _small_picture(seed: int) -> tuple[Tensor, int]:
+    """3 to 4 pixels a side; each color has a ceiling of its own."""
+    numbers = torch.Generator().manual_seed(seed)
+    height, width, p = (_pick(numbers, *range_) for range_ in ((3, 5), (3, 5), (1, 3)))
+    colors = [torch.randint(0, _pick(numbers, 60, 257), (height, width), generator=numbers) for _ in range(3)]
+    return torch.stack(colors), p
+
+
+def _large_pictures() -> Iterator[tuple[Tensor, int]]:
+    """Planted: where the label has most, the runner-up has all it can have, the third color nothing."""
     numbers = torch.Generator().manual_seed(12)
     counts = {True: 0, False: 0}
     while min(counts.values()) < 5:
@@ -116,9 +174,7 @@ def _pictures() -> Iterator[tuple[Tensor, int]]:
         image = torch.randint(0, 30, (3, height, width), generator=numbers)
         image[0] += _pick(numbers, 120, 200)
         image[2] += _pick(numbers, 40, 110)
-        image[:2, i : i + p, j : j + p] = (
-            255  # where the label has most, the runner-up has all, the third none
-        )
+        image[:2, i : i + p, j : j + p] = 255
         image[2, i : i + p, j : j + p] = 0
         elsewhere = torch.ones(height, width, dtype=torch.bool)
         elsewhere[i : i + p, j : j + p] = False
@@ -143,16 +199,20 @@ def _pick(numbers: torch.Generator, low: int, high: int) -> int:
 @exercise("12.2", stars=2, minutes=20)
 def praise(answer: Callable[[Tensor, int, WindowMask, int], Any]) -> None:
     _function(answer)
-    for maps, label, defense, top, falls in _praised():
+    for maps, label, defense, top, win in _praised():
         kept = maps.clone()
         found = answer(maps, label, defense, top)
-        size, mask = f"{maps.shape[1]}x{maps.shape[2]}", f"{defense.height}x{defense.width}"
-        call = f"for maps of {size}, label {label}, mask {mask}, T = {defense.threshold}"
+        mask = f"mask {defense.height}x{defense.width}, T = {defense.threshold}"
+        call = f"for {_described('maps', kept)} label {label}, {mask}, top = {top}"
         if not torch.equal(maps, kept):
             raise Wrong(f"{call}: the maps that were given have changed; work on a clone")
         if _is_none(found):
-            if falls:
-                raise Wrong(f"{call}: you found no attack, but one cell is enough")
+            if win is not None:
+                cell, content, scores = win
+                raise Wrong(
+                    f"{call}: you found no attack, but {content} in cell {cell}, one number a class, "
+                    f"makes the scores {scores}"
+                )
             continue
         attacked = _tensor(found, kept, call)
         _within(kept, attacked, 1, call, 0, top)
@@ -161,23 +221,87 @@ def praise(answer: Callable[[Tensor, int, WindowMask, int], Any]) -> None:
             raise Wrong(f"{call}: class {label} still leads under your attack, with scores {scores}")
 
 
-def _falls(maps: Tensor, label: int, defense: WindowMask, top: int) -> bool:
-    """Whether any content of one cell makes a class reach the label: everything is tried."""
-    values = torch.arange(top + 1)
-    for i in range(maps.shape[1]):
-        for j in range(maps.shape[2]):
-            tried = maps.repeat(top + 1, 1, 1, 1)
-            tried[:, :, i, j] = values[:, None]
-            scores = defense.scores(tried)
-            least = scores[:, label].min()
-            scores[:, label] = -1
-            if scores.max() >= least:
-                return True
-    return False
+_Win = tuple[tuple[int, int], list[int], list[int]]
 
 
-def _praised() -> Iterator[tuple[Tensor, int, WindowMask, int, bool]]:
+def _win(maps: Tensor, label: int, defense: WindowMask, top: int) -> _Win | None:
+    """The first cell, with content and scores, where a class reaches the label; None where there is none.
+
+    Every content of every cell is tried: classes do not share scores, so each has its own best value.
+    """
+    classes, height, width = maps.shape
+    cells, values = torch.arange(height * width), torch.arange(top + 1)
+    tried = maps.flatten(1).repeat(len(cells), top + 1, 1, 1)  # (cells, values, C, H * W)
+    tried[cells, :, :, cells] = values[:, None].expand(len(cells), -1, classes)
+    scores = defense.scores(tried.view(-1, classes, height, width)).view(len(cells), -1, classes)
+    best, at = scores.max(1)
+    best[:, label], at[:, label] = scores[:, :, label].min(1)
+    wins = ((best >= best[:, [label]]).sum(1) > 1).nonzero()
+    if not len(wins):
+        return None
+    cell = int(wins[0])
+    return divmod(cell, width), at[cell].tolist(), best[cell].tolist()
+
+
+_MAPS = (
+    ((0, 0, 0, 0, 0), (0, 0, 0, 0, 0), (0, 0, 0, 0, 0), (0, 0, 0, 0, 0)),
+    ((0, 1, 0, 0, 0), (1, 0, 0, 0, 0), (0, 0, 0, 0, 0), (1, 0, 0, 2, 2)),
+    ((2, 2, 1, 1, 1), (0, 0, 2, 0, 1), (0, 2, 2, 0, 0), (1, 2, 1, 2, 2)),
+)
+"""With label 2, T = 0.59 and top 8, the rival wins with 5 in a cell; with 8 its own mask would fall."""
+
+_PRAISE_SEEDS = (
+    20,
+    60,
+    120,
+    200,
+    325,
+    349,
+    368,
+    1433,
+    3047,
+    3241,
+    3521,
+    3889,
+    5153,
+    7719,
+    9395,
+    9442,
+    11209,
+    12597,
+    1000598,
+    1001275,
+    1008732,
+    2003457,
+    2007512,
+    3000621,
+    3008423,
+    3008734,
+    4006590,
+    5006733,
+)
+"""Small maps; most fall only to a value of the rival's between 0 and top, and at few cells."""
+
+
+def _praised() -> Iterator[tuple[Tensor, int, WindowMask, int, _Win | None]]:
     """Maps that the erasure proof certifies: some fall to one cell, some do not."""
+    fixed = torch.tensor(_MAPS), 2, WindowMask(3, 3, "0.59"), 8
+    for case in chain(_planted_praise(), [fixed], map(_small_praise, _PRAISE_SEEDS)):
+        if erasure_certified(*case):
+            yield *case, _win(*case)
+
+
+def _small_praise(seed: int) -> tuple[Tensor, int, WindowMask, int]:
+    """4 to 5 cells a side; each class has a largest value of its own, the label the largest sum."""
+    numbers = torch.Generator().manual_seed(seed)
+    height, width, top, share = (_pick(numbers, *range_) for range_ in ((4, 6), (4, 6), (4, 9), (20, 95)))
+    classes = [torch.randint(0, _pick(numbers, 1, 5), (height, width), generator=numbers) for _ in range(3)]
+    maps = torch.stack(classes)
+    return maps, int(maps.sum((1, 2)).argmax()), WindowMask(3, 3, f"{share / 100:.2f}"), top
+
+
+def _planted_praise() -> Iterator[tuple[Tensor, int, WindowMask, int]]:
+    """The label has a heavy window, and T is just above its share: five fall, three do not."""
     numbers = torch.Generator().manual_seed(7)
     counts = {True: 0, False: 0}
     while counts[True] < 5 or counts[False] < 3:
@@ -188,13 +312,13 @@ def _praised() -> Iterator[tuple[Tensor, int, WindowMask, int, bool]]:
         label = _pick(numbers, 0, 3)
         maps = maps.roll(label, 0)
         share = float(window_sums(maps, 3)[label].max() / maps[label].sum())
-        defense = WindowMask(3, 3, f"{min(0.9, share + 0.05):.2f}")
-        if not erasure_certified(maps, label, defense, top):
+        case = maps, label, WindowMask(3, 3, f"{min(0.9, share + 0.05):.2f}"), top
+        if not erasure_certified(*case):
             continue
-        falls = _falls(maps, label, defense, top)
+        falls = _win(*case) is not None
         if counts[falls] < (5 if falls else 3):
             counts[falls] += 1
-            yield maps, label, defense, top, falls
+            yield case
 
 
 # --------------------------------------------------------------------------------------------- lost digits
