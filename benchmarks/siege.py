@@ -25,19 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pglearn.attacks import (
-    Victim,
-    attack,
-    evidence_places,
-    gradient_places,
-    load_victim,
-    random_places,
-)
+from pglearn.attacks import Victim, attack, load_victim
 from pglearn.certify import Certificate, certify
 from pglearn.data import load
-from pglearn.evaluation import per_class
 from pglearn.evidence import atomic, sha256
 from pglearn.geometry import Windows
+from pglearn.trials import find_places, first_images
 
 DATA = Path(__file__).parents[1] / "data"
 DEFENSES = ("mask", "features", "clip", "vote", "mask:confidence")
@@ -113,7 +106,7 @@ def under_evidence(victim: Victim, maps: Tensor, labels: Tensor, certificate: Ce
 
 def places(
     victim: Victim,
-    windows: Sequence[Windows],
+    windows: list[Windows],
     images: Tensor,
     labels: Tensor,
     patch: tuple[int, int],
@@ -121,14 +114,13 @@ def places(
     seed: int,
 ) -> Tensor:
     """Corners (N, K, 1, 2) to try, the most promising first."""
-    if victim.defense is None:
-        chosen = gradient_places(victim, images, labels, patch, budget.worst)
-    else:
-        chosen = evidence_places(victim, images, labels, patch, budget.worst, windows)
-    if not budget.random:
-        return chosen
-    size = (images.shape[2], images.shape[3])
-    return torch.cat([chosen, random_places(len(images), budget.random, patch, size, seed=seed)], 1)
+    kinds = {"gradient" if victim.defense is None else "evidence": budget.worst, "random": budget.random}
+    found = [
+        find_places((kind, number), victim, images, labels, patch, windows, seed=seed)
+        for kind, number in kinds.items()
+        if number
+    ]
+    return torch.cat(found, 1)
 
 
 def besiege(
@@ -139,7 +131,8 @@ def besiege(
     path, (name, _, transform) = DATA / f"{target.model}.safetensors", defense.partition(":")
     victim, windows = load_victim(path, target.patch, name, transform or None)
     every = load(target.data, "test", size=target.size)
-    chosen = per_class(every, budget.each)
+    index = first_images(every, budget.each * len(every.classes))
+    chosen = every.take(index)
     images, labels = chosen.images[:], chosen.labels
     maps = victim.evidence(images)
     margin = victim.margins(maps, labels)
@@ -157,22 +150,22 @@ def besiege(
     )
     for method, where, options in rounds:
         for group in (certified, ~certified):
-            index = torch.nonzero(group & standing)[:, 0]
-            if not len(index):
+            hit = torch.nonzero(group & standing)[:, 0]
+            if not len(hit):
                 continue
             found = attack(
                 victim,
-                images[index],
-                labels[index],
+                images[hit],
+                labels[hit],
                 target.patch,
-                where[index],
+                where[hit],
                 method=method,
                 seed=seed,
                 progress=f"{target.model} {defense} {method}" if progress else None,
                 **options,
             )
-            standing[index] = found.robust
-            least[index] = least[index].minimum(found.margin.double())
+            standing[hit] = found.robust
+            least[hit] = least[hit].minimum(found.margin.double())
             patches, steps = patches + found.patches, steps + found.steps
             on_certified += found.patches if group is certified else 0
     row = {
@@ -194,16 +187,12 @@ def besiege(
     between = []
     if certificate is not None:
         evidence = under_evidence(victim, maps, labels, certificate)
-        own = torch.cat(
-            [torch.nonzero(every.labels == c)[: budget.each, 0] for c in range(len(every.classes))]
-        )
-        own = own.sort().values  # as per_class chose them
         for i in torch.nonzero(standing & ~certified)[:, 0].tolist():
             between.append(
                 {
                     "model": target.model,
                     "defense": defense,
-                    "image": int(own[i]),
+                    "image": int(index[i]),
                     "label": int(labels[i]),
                     "clean": int(margin[i]),
                     "attacked": int(least[i]),

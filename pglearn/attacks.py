@@ -45,7 +45,7 @@ __all__ = [
 METHODS = ("gradient", "search")
 _MOMENTUM = 0.75
 _FIRST_PACE = 0.25  # of the range of pixels
-_MOST_PLACES = 2**24
+_MOST_PLACES = 2**24  # of all images together; more is a slip, and would fill the memory
 
 
 class Victim:
@@ -148,7 +148,9 @@ def load_victim(
     """A model of ``pglearn train`` behind a defense by name (None or "none": undefended), with the constants
     of its file; and the malicious windows of ``patch`` (height, width in pixels).
 
-    ``options``: as :func:`pglearn.defenses.make_defense` takes them.
+    ``image_size``: height and width in pixels, or else those that it was trained on. ``options``: as
+    :func:`pglearn.defenses.make_defense` takes them. Raises ``InputError`` for a file that is no such model,
+    a patch larger than its images, and what ``make_defense`` refuses.
     """
     model, metadata = load_model(path)
     size = image_size or tuple(map(int, metadata.get("image_size", "0x0").split("x")))
@@ -170,9 +172,7 @@ def paste(images: Tensor, content: Tensor, corners: Tensor, stencil: Tensor | No
     ``InputError`` for a corner from which the patch would reach outside.
     """
     height, width = content.shape[-2:]
-    rows, columns = images.shape[2] - height, images.shape[3] - width
-    if (corners < 0).any() or (corners[..., 0] > rows).any() or (corners[..., 1] > columns).any():
-        raise InputError(f"corners: one is outside, allowed here: rows 0 to {rows}, columns 0 to {columns}")
+    _inside(corners, (height, width), images)
     image = torch.arange(len(images), device=images.device)[:, None, None]
     patched = images.clone()
     for p in range(content.shape[1]):
@@ -252,7 +252,8 @@ def evidence_places(
     window that the certificate names comes first.
 
     In each the middle one of the patches that touch nothing else. Fewer than ``places`` where there are fewer
-    windows.
+    windows. Raises ``InputError`` without a defense, for windows smaller than the patch's, and for labels
+    that do not fit.
     """
     if victim.defense is None:
         raise InputError("places: evidence, allowed with a defense: its certificate ranks the windows")
@@ -424,7 +425,7 @@ class _Scene:
         return _View(
             cuts.contiguous().to(device),
             local[:, None].to(device),
-            clean[image].to(device),
+            clean[image].float().to(device),
             index.to(device),
             hit.to(device),
         )
@@ -480,6 +481,12 @@ def _fits(patch: tuple[int, int], image_size: tuple[int, int]) -> None:
     for name, side, full in zip(("height", "width"), patch, image_size, strict=True):
         if not 1 <= side <= full:
             raise InputError(f"patch: {name} is {side} pixels, allowed: 1 to the image's {full}")
+
+
+def _inside(corners: Tensor, patch: tuple[int, int], images: Tensor) -> None:
+    rows, columns = (full - side for full, side in zip(images.shape[2:], patch, strict=True))
+    if (corners < 0).any() or (corners[..., 0] > rows).any() or (corners[..., 1] > columns).any():
+        raise InputError(f"corners: one is outside, allowed here: rows 0 to {rows}, columns 0 to {columns}")
 
 
 def _positive(**numbers: int) -> None:
@@ -645,6 +652,7 @@ class _Hunt:
         corners: Tensor | tuple[int, int],
         target: Tensor | int | None,
         stencil: Tensor | None,
+        batch_size: int | None,
     ) -> None:
         self.victim, self.pixels, self.labels = victim, _pixels(images), labels.cpu()
         count, size = len(images), (int(images.shape[2]), int(images.shape[3]))
@@ -657,13 +665,9 @@ class _Hunt:
                 f"corners: have shape {tuple(places.shape)}, "
                 f"allowed: (row, column), or ({count} or 1, places, patches, 2)"
             )
-        last = [full - side for full, side in zip(size, patch, strict=True)]
         if places.dtype != torch.int64:
             raise InputError(f"corners: are {places.dtype}, allowed: int64")
-        if (places < 0).any() or (places > torch.tensor(last)).any():
-            raise InputError(
-                f"corners: one is outside, allowed here: rows 0 to {last[0]}, columns 0 to {last[1]}"
-            )
+        _inside(places, patch, images)
         if stencil is not None and not (
             stencil.shape == patch and stencil.dtype == torch.bool and stencil.any()
         ):
@@ -673,7 +677,6 @@ class _Hunt:
         self.stencil = None if stencil is None else stencil.to(victim.device)
         self.places = places.expand(count, -1, -1, -1)
         self.evidence = victim.evidence(self.pixels)
-        self.single = self.evidence.float()
         classes = self.evidence.shape[1]
         if not 1 <= victim.k < classes:
             raise InputError(f"top-k: k is {victim.k}, allowed: 1 to {classes - 1} of {classes} classes")
@@ -688,6 +691,9 @@ class _Hunt:
         self.margin = victim.margins(self.evidence, self.labels, self.target)
         self.hunted = self.clean & (self.margin > 0)
         self.scene = _Scene(victim, self.pixels, patch, places.shape[2])
+        room = 2**18 if victim.device.type == "cpu" else 2**24  # pixels
+        self.batch = max(16, min(4096, room // self.scene.pixels)) if batch_size is None else batch_size
+        _positive(batch_size=self.batch)
         self.content = torch.zeros(count, places.shape[2], 3, *patch, dtype=torch.uint8)
         self.corners = torch.full((count, places.shape[2], 2), -1)
         self.best = torch.full((count,), torch.inf, dtype=torch.float64)
@@ -702,7 +708,7 @@ class _Hunt:
         """Jobs of images (B,) with corners (B, P, 2), to begin with ``content``."""
         device = self.victim.device
         chosen = [None if v is None else v[image].to(device) for v in (self.labels, self.target, rival)]
-        view = self.scene.view(image, corners, self.single)
+        view = self.scene.view(image, corners, self.evidence)
         return _Jobs(self.victim, view, chosen[0], chosen[1], chosen[2], self.stencil, content)  # type: ignore[arg-type]
 
     def keep(self, image: Tensor, corners: Tensor, jobs: _Jobs) -> None:
@@ -758,16 +764,17 @@ def attack(
     one (row, column), or (N or 1, K, P, 2) int64: K places to try, each of P patches. All places are tried
     before the next restart, and an image that has fallen is attacked no further. ``method``: "gradient"
     climbs the relaxed margin, in later restarts towards one rival each, strongest first; "search" needs no
-    gradient. ``target``, a class, or (N,): won when no other score exceeds the target's. ``progress`` names a
-    bar. Raises ``InputError`` for a patch larger than the image, pixels outside [0, 1], corners outside,
-    labels that do not fit, no image that is right, and gradients that are not finite.
+    gradient. ``target``, a class, or (N,): won when no other score exceeds the target's. ``steps`` at each
+    place and restart; ``batch_size`` patches at once (by what the network sees of each); ``seed`` draws what
+    they begin with; ``progress`` names a bar. Raises ``InputError`` for a patch larger than the image, pixels
+    outside [0, 1], corners outside, labels that do not fit, no image that is right, and gradients that are
+    not finite.
     """
     if method not in METHODS:
         raise InputError(f"method: is {method!r}, allowed: {', '.join(METHODS)}")
-    _positive(steps=steps, restarts=restarts, batch_size=1 if batch_size is None else batch_size)
-    hunt = _Hunt(victim, images, labels, patch, corners, target, stencil)
-    batch = batch_size or _batch(victim, hunt.scene)
-    places = hunt.places.shape[1]
+    _positive(steps=steps, restarts=restarts)
+    hunt = _Hunt(victim, images, labels, patch, corners, target, stencil, batch_size)
+    batch, places = hunt.batch, hunt.places.shape[1]
     scores = victim.scores(hunt.evidence).double().scatter(1, hunt.labels[:, None], -torch.inf)
     rivals = scores.sort(dim=1, descending=True, stable=True).indices[:, :-1]
     source = _seeded(seed)
@@ -803,11 +810,6 @@ def attack(
     return hunt.result()
 
 
-def _batch(victim: Victim, scene: _Scene) -> int:
-    room = 2**18 if victim.device.type == "cpu" else 2**24  # pixels
-    return max(16, min(4096, room // scene.pixels))
-
-
 def universal(
     victim: Victim,
     images: Tensor,
@@ -827,9 +829,9 @@ def universal(
 
     Arguments and errors as for :func:`attack`.
     """
-    _positive(steps=steps, batch_size=1 if batch_size is None else batch_size)
-    hunt = _Hunt(victim, images, labels, patch, corners, target, stencil)
-    batch, places = batch_size or _batch(victim, hunt.scene), hunt.places.shape[1]
+    _positive(steps=steps)
+    hunt = _Hunt(victim, images, labels, patch, corners, target, stencil, batch_size)
+    batch, places = hunt.batch, hunt.places.shape[1]
     source = _seeded(seed)
     hunted = torch.nonzero(hunt.hunted)[:, 0]
     content = torch.rand(hunt.content.shape[1:], generator=source).to(victim.device)
