@@ -362,6 +362,28 @@ def _joined(args: argparse.Namespace) -> AbstractContextManager[None]:
     return joined(args.stopped.format(**vars(args)))
 
 
+def _progress(args: argparse.Namespace) -> None:
+    from pglearn.learn import exercises
+    from pglearn.learn.progress import folder, forget, report, solved, table
+
+    known = exercises()
+    done = solved() & known.keys()
+    if args.reset:
+        count = f"{len(done)} of {len(known)} exercises"
+        if done and not args.yes:
+            question = f"Forget what is solved, {count}, in {folder()}? [y/N] "
+            print(question, end="", flush=True)
+            if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+                raise InputError("--reset: nothing was forgotten, allowed: the answer y, or --yes")
+        forget(done)
+        print(f"forgotten: {count}")
+        return
+    if args.yes:
+        raise InputError("--yes: is given alone, allowed: with --reset")
+    found = report(known, done)
+    print(json.dumps(found) if args.json else table(found, known))
+
+
 def _doctor(args: argparse.Namespace) -> int:
     from pglearn.doctor import main
 
@@ -619,6 +641,13 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--minutes", type=float, metavar="M", help="stop training after so many minutes")
     reproduce.add_argument("--out", metavar="FILE", help="where our results go (CSV)")
     reproduce.set_defaults(run=_reproduce)
+
+    about = "Show which exercises of the book are solved on this machine, and the next one."
+    progress = commands.add_parser("progress", help=about, description=about)
+    progress.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    progress.add_argument("--reset", action="store_true", help="forget what is solved; asks before")
+    progress.add_argument("--yes", action="store_true", help="with --reset: do not ask")
+    progress.set_defaults(run=_progress)
 
     about = "Say what works on this machine and how to mend the rest."
     commands.add_parser("doctor", help=about, description=about).set_defaults(run=_doctor)

@@ -8,8 +8,9 @@ import importlib
 import inspect
 import linecache
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,8 +19,20 @@ import numpy as np
 import torch
 
 from pglearn.certify import rate
+from pglearn.learn.progress import remember
 
-__all__ = ["Exercise", "Wrong", "check", "compare", "exercise", "exercises", "rate", "same", "step_and_strip"]
+__all__ = [
+    "Exercise",
+    "Wrong",
+    "check",
+    "compare",
+    "exercise",
+    "exercises",
+    "plain",
+    "rate",
+    "same",
+    "step_and_strip",
+]
 
 Judge = Callable[[Any], None]
 _registry: dict[str, "Exercise"] = {}
@@ -58,7 +71,10 @@ def exercises(chapter: int | None = None) -> dict[str, Exercise]:
 
 
 def check(number: str, answer: Any) -> None:
-    """Print `2.1 solved`, or `2.1 not yet: …` with the reason. Raises nothing, whatever the answer does."""
+    """Print `2.1 solved`, or `2.1 not yet: …` with the reason. Raises nothing, whatever the answer does.
+
+    What is solved is remembered on this machine, for `pglearn progress`.
+    """
     number = str(number)
     head = number.split(".")[0]
     known = exercises(int(head)) if head.isdecimal() else {}
@@ -67,6 +83,8 @@ def check(number: str, answer: Any) -> None:
         return
     reason = _reason(known[number].judge, answer)
     print(f"{number} solved" if reason is None else f"{number} not yet: {reason}")
+    if reason is None and (trouble := remember(number)):
+        print(trouble)
 
 
 def _reason(judge: Judge, answer: Any) -> str | None:
@@ -74,7 +92,7 @@ def _reason(judge: Judge, answer: Any) -> str | None:
     if answer is None:
         return _NOTHING
     try:
-        judge(answer)
+        judge(answer if callable(answer) else plain(answer))
     except Wrong as wrong:
         return " ".join(str(wrong).split())
     except (Exception, SystemExit) as error:
@@ -106,7 +124,7 @@ def compare(
 ) -> None:
     """Call both functions on copies of every tuple of arguments; the first difference is the reason.
 
-    Values are compared by `same`. Raises `Wrong`.
+    Values are compared by `same`. A right result is refused where an argument was changed. Raises `Wrong`.
     """
     if not callable(answer):
         raise Wrong(f"expected a function, got {_short(answer)}")
@@ -118,20 +136,39 @@ def compare(
         except ValueError:
             pass  # builtins without a signature: the call itself will tell
         expected = reference(*copy.deepcopy(case))
-        same(answer(*copy.deepcopy(case)), expected, f"for {_call(case)}", tolerance=tolerance)
+        given = copy.deepcopy(case)
+        same(answer(*given), expected, f"for {_call(case)}", tolerance=tolerance)
+        for before, after in zip(case, given, strict=True):
+            if isinstance(before, _CHANGEABLE) and not _equal(after, before, 0):
+                raise Wrong(
+                    f"for {_call(case)}: the result is right, but your function changed what it was given "
+                    f"to {_short(after)}; work on a copy"
+                )
+
+
+_CHANGEABLE = (list, dict, set, torch.Tensor, np.ndarray)
 
 
 def same(got: Any, expected: Any, what: str, *, tolerance: float = 0.0) -> None:
     """Raise `Wrong` unless `got` equals `expected` in kind, shape and value (within absolute `tolerance`).
 
     Numbers, bools, strings, None, tensors and arrays, and lists, tuples and dicts of them. A list and a tuple
-    of equal values are the same; so are an int and a float, an array and a tensor; never a bool and a number.
+    of equal values are the same; so are an int, a float and a fraction, an array and a tensor; never a bool
+    and a number. Where a list is expected, an array of its values is as good.
     """
     if got is None and expected is not None:
         raise Wrong(_NOTHING if what.startswith("for ") else f"{what}: {_NOTHING}")
     if not _equal(got, expected, tolerance):
         first = _where(got, expected, tolerance)
-        raise Wrong(f"{what}: expected {_short(expected)}, got {_short(got)}{first}")
+        wanted, given = _short(expected), _short(got)
+        if wanted == given and not first:  # only the kind differs
+            wanted, given = f"{_kind(expected)} {wanted}", f"{_kind(got)} {given}"
+        raise Wrong(f"{what}: expected {wanted}, got {given}{first}")
+
+
+def _kind(value: Any) -> str:
+    of = f" of {value.dtype}" if isinstance(value, (torch.Tensor, np.ndarray)) else ""
+    return f"({type(value).__name__}{of})"
 
 
 def _where(got: Any, expected: Any, tolerance: float) -> str:
@@ -158,7 +195,7 @@ def _equal(got: Any, expected: Any, tolerance: float) -> bool:
         if b.dtype.kind not in "fc" and a.dtype.kind not in "fc" and tolerance == 0:
             return bool((a == b).all())
         return bool(np.isclose(a, b, rtol=0, atol=tolerance, equal_nan=True).all())
-    got, expected = _scalar(got), _scalar(expected)
+    got, expected = plain(got), plain(expected)
     if isinstance(expected, (list, tuple)):
         if not isinstance(got, (list, tuple)) or len(got) != len(expected):
             return False
@@ -170,7 +207,7 @@ def _equal(got: Any, expected: Any, tolerance: float) -> bool:
     if isinstance(expected, bool) or isinstance(got, bool):
         return got is expected
     if isinstance(expected, (int, float)):
-        if not isinstance(got, (int, float)):
+        if not isinstance(got, (int, float, Fraction)):
             return False
         both_nan = math.isnan(expected) and math.isnan(got)
         return got == expected or abs(got - expected) <= tolerance or both_nan
@@ -185,10 +222,11 @@ def _is_float(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-def _scalar(value: Any) -> Any:
-    """Zero-dimensional tensors, arrays and NumPy scalars as Python numbers; everything else as it is."""
-    is_array = isinstance(value, (torch.Tensor, np.ndarray, np.generic))
-    return value.item() if is_array and np.ndim(value) == 0 else value
+def plain(value: Any) -> Any:
+    """Tensors, arrays and NumPy scalars as Python's lists and numbers, also inside lists and tuples."""
+    if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
+        return value.tolist()
+    return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def _call(case: tuple[Any, ...]) -> str:
@@ -197,7 +235,10 @@ def _call(case: tuple[Any, ...]) -> str:
 
 def _short(value: Any) -> str:
     """A value on one line: small tensors in full, large ones by shape."""
-    value = _scalar(value)
+    if isinstance(value, (torch.Tensor, np.ndarray, np.generic)) and np.ndim(value) == 0:
+        value = value.item()
+    if isinstance(value, Iterator):
+        return f"a {type(value).__name__}: make a list of it"
     if isinstance(value, (torch.Tensor, np.ndarray)):
         array = _array(value)
         if array.size > 16:
