@@ -10,10 +10,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DELETE_ON_ERROR:
-.PHONY: help install book test lint types unit notebooks execute results cards bench siege mutants lock clean
+.PHONY: help install book test lint types unit notebooks site execute book-times results cards bench siege mutants lock clean
 
 help:                   ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1  \t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1  \t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
 install: $(STAMP)       ## the environment in .venv, from the hashed lock
 
@@ -31,8 +31,9 @@ book: $(STAMP)          ## JupyterLab on localhost, open at the first page; the 
 
 test: lint types unit notebooks  ## everything that CI runs
 
-lint: $(STAMP)          ## style, notebooks included
+lint: $(STAMP)          ## style and spelling, notebooks included
 	$(BIN)/ruff check
+	$(BIN)/codespell
 
 types: $(STAMP)         ## static types of the library
 	$(BIN)/mypy
@@ -43,11 +44,20 @@ unit: $(STAMP)          ## unit tests and doctests
 notebooks: $(STAMP)     ## every notebook again, outputs compared with the stored ones
 	OMP_NUM_THREADS=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest -q -p nbval.plugin -p xdist.plugin -n 2 --dist loadfile $(NBVAL) book
 
+site: $(STAMP)          ## the book as static HTML in build/site, from stored outputs, offline
+	rm -rf build/site
+	$(BIN)/python -m sphinx -E -n -W --keep-going -q -c book -d build/doctrees . build/site
+	@echo open build/site/index.html
+
 execute: $(STAMP)       ## run every notebook in a fresh kernel and store its outputs
 	$(BIN)/python -m pglearn.learn.book book/*.ipynb
 
+book-times: $(STAMP)    ## the same, and the run times in the README
+	$(BIN)/python -m benchmarks.times
+
 results: $(STAMP)       ## the comparison of all defenses on all shipped evidence, and Table 14 in the README
 	OMP_NUM_THREADS=1 $(BIN)/pglearn compare data/*-bank.safetensors --patch 5x5 9x9 --top-k 1 3 --out data/results.csv --markdown data/results.md
+	OMP_NUM_THREADS=1 $(BIN)/pglearn compare data/*-bank.safetensors --patch 1x1 5x5 9x9 13x13 17x17 21x21 25x25 --top-k 1 2 3 4 5 --out data/tradeoff.csv > /dev/null
 	$(BIN)/python -m benchmarks.cards --readme
 
 cards: $(STAMP)         ## every count of every card again, from weights and images (PGLEARN_DATA)
@@ -71,5 +81,5 @@ lock: $(STAMP)          ## requirements.txt again, from pyproject.toml and the p
 		--python-version 3.11 --generate-hashes --no-annotate --all-extras pyproject.toml --output-file requirements.txt
 
 clean:                  ## all that make and the tests have made
-	rm -rf $(VENV) mutants .pytest_cache .mypy_cache .ruff_cache .hypothesis .ipynb_checkpoints book/.ipynb_checkpoints
+	rm -rf $(VENV) build mutants .pytest_cache .mypy_cache .ruff_cache .hypothesis .ipynb_checkpoints book/.ipynb_checkpoints
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

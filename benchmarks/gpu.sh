@@ -16,7 +16,7 @@
 # imagenette  224 px, 32x32 patch, BagNet-17 as published, without weights. Its evidence has no softplus, and
 #             clipping at 0 can leave classes of a fresh network without gradient: so it learns with "softmax"
 #             first, which does not clip, then margin. Batch 128: about 40 GiB, and enough steps for the first
-#             batch normalisation, whose momentum is 0.001. AdamW at 0.001, usual for a ResNet-50. 15 s an epoch,
+#             batch normalization, whose momentum is 0.001. AdamW at 0.001, usual for a ResNet-50. 15 s an epoch,
 #             decoding included, 120 epochs: 30 minutes.
 set -euo pipefail
 

@@ -1,4 +1,4 @@
-"""Patches optimised in pixel space, against any network and any defense: an upper bound on robust accuracy,
+"""Patches optimized in pixel space, against any network and any defense: an upper bound on robust accuracy,
 where a certificate is a lower one.
 
 An attack searches for the place and the content of a patch. It follows the gradient of the *relaxed* margin,
@@ -202,7 +202,7 @@ class Attacked:
     stencil: Tensor | None
     """(h, w) bool: the pixels of the rectangle that are patch; None: all."""
     patches: int
-    """Patches optimised, one a place and restart."""
+    """Patches optimized, one a place and restart."""
     steps: int
     """Steps of all patches together."""
 
@@ -606,7 +606,7 @@ class _Jobs:
         self.judge(torch.arange(len(self.left), device=best.device), best)
 
     def search(self, content: Tensor, steps: int, source: torch.Generator) -> None:
-        """Random squares of one extreme colour, ever smaller, kept where the exact margin does not rise:
+        """Random squares of one extreme color, ever smaller, kept where the exact margin does not rise:
         gradient-free (after Square Attack, Andriushchenko et al., ECCV 2020).
         """
         patches, _, high, wide = content.shape[1:]

@@ -71,13 +71,13 @@ def interval(hits: int, total: int) -> tuple[float, float]:
     if not 0 <= hits <= total or total < 1:
         raise InputError(f"hits: is {hits} of {total}, allowed: 0 to the total, which is 1 or more")
     z, share = 1.959964, hits / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
+    center = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+    return 100 * max(0.0, center - half), 100 * min(1.0, center + half)
 
 
 def rate(hits: int, total: int) -> str:
-    """A count of images as text, with its percentage and its :func:`interval`.
+    """A count of images as text, with its percentage and its :func:`~pglearn.certify.interval`.
 
     >>> rate(312, 1000)
     '312 of 1000 images, 31.2 % [28.4 %, 34.1 %]'

@@ -31,7 +31,7 @@ class ImageFiles:
     """Image files, decoded when indexed: ``files[i:j]`` or ``files[indices]`` is uint8 (n, 3, H, W), as a
     tensor would give.
 
-    ``size``: the shorter side is resized to it (bicubic, antialiased) and the centre cropped; ``None``:
+    ``size``: the shorter side is resized to it (bicubic, antialiased) and the center cropped; ``None``:
     images are taken as they are, and must be of ``shape`` (H, W). Raises ``InputError`` naming the file that
     is corrupt or of another size.
     """
@@ -183,6 +183,7 @@ _READERS: dict[str, Callable[..., ImageSet]] = {
     "imagenet": _imagenet,
 }
 DATASETS = tuple(_READERS)
+"""Names that :func:`load` knows."""
 
 
 def load(

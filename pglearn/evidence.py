@@ -228,7 +228,7 @@ class EvidenceWriter:
         path: str | os.PathLike[str],
         shape: tuple[int, ...],
         dtype: torch.dtype = torch.float32,
-        labelled: bool = True,
+        labeled: bool = True,
         geometry: Geometry | None = None,
         step: str | None = None,
         clip_high: str | None = None,
@@ -242,7 +242,7 @@ class EvidenceWriter:
             raise InputError(f"maps: have shape {tuple(shape)}, allowed: (N, C, H, W), none of them 0")
         if clash := set(provenance or {}) & set(_RESERVED):
             raise InputError(f"provenance: uses the reserved names {sorted(clash)}")
-        self.shape, self.dtype, self.labelled = tuple(shape), dtype, labelled
+        self.shape, self.dtype, self.labeled = tuple(shape), dtype, labeled
         self._written = 0
         self._labels: list[Tensor] = []
         size = dtype.itemsize * math.prod(shape)
@@ -254,13 +254,13 @@ class EvidenceWriter:
             metadata["geometry"] = geometry.to_json()
         header: dict[str, Any] = {"__metadata__": metadata}
         header["evidence"] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [0, size]}
-        if labelled:
+        if labeled:
             offsets = [size, size + 8 * shape[0]]
             header["labels"] = {"dtype": "I64", "shape": [shape[0]], "data_offsets": offsets}
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         self._header = struct.pack("<Q", len(text)) + text
-        self._bytes = len(self._header) + size + (8 * shape[0] if labelled else 0)
+        self._bytes = len(self._header) + size + (8 * shape[0] if labeled else 0)
         self._path, self._stack = Path(path), ExitStack()
 
     def done(self) -> bool:
@@ -283,7 +283,7 @@ class EvidenceWriter:
             raise InputError(
                 f"maps: are {tuple(maps.shape)} {maps.dtype}, allowed: (n, *{self.shape[1:]}) {self.dtype}"
             )
-        if self.labelled:
+        if self.labeled:
             if labels is None or tuple(labels.shape) != (len(maps),):
                 raise InputError(f"labels: expected {len(maps)}, one for each map")
             self._labels.append(labels.to("cpu", torch.int64))
@@ -295,7 +295,7 @@ class EvidenceWriter:
             with self._stack:
                 if self._written != self.shape[0]:
                     raise InputError(f"maps: {self._written} written, {self.shape[0]} declared")
-                if self.labelled:
+                if self.labeled:
                     self._put(torch.cat(self._labels).numpy().tobytes())
             return None
         return self._stack.__exit__(*error)

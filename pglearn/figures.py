@@ -1,7 +1,7 @@
-"""The book's colour language, and a few drawings that several chapters share. Imports matplotlib when called.
+"""The book's color language, and a few drawings that several chapters share. Imports matplotlib when called.
 
-True class blue, wrong class vermilion, mask grey and hatched, malicious window purple and dashed: told apart
-in print and by colour-blind readers (Okabe and Ito's palette), and by line style besides.
+True class blue, wrong class vermilion, mask gray and hatched, malicious window purple and dashed: told apart
+in print and by color-blind readers (Okabe and Ito's palette), and by line style besides.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 TRUE, WRONG, MASK, MALICIOUS, OTHER = "#0072B2", "#D55E00", "#555555", "#AA4499", "#009E73"
-"""Colours of the true class, a wrong class, a mask, the malicious window, and anything else."""
+"""Colors of the true class, a wrong class, a mask, the malicious window, and anything else."""
 
 _STYLES: dict[str, dict[str, Any]] = {
     "malicious": {"edgecolor": MALICIOUS, "linestyle": (0, (3, 1.5)), "linewidth": 2.2, "hatch": None},
@@ -54,15 +54,15 @@ def draw_map(
     values: Tensor,
     title: str = "",
     numbers: bool = False,
-    colour: str = TRUE,
+    color: str = TRUE,
     largest: float | None = None,
 ) -> None:
-    """Draw a map (H, W) of evidence in shades of ``colour``, from 0 (white) to ``largest``; ``numbers``
+    """Draw a map (H, W) of evidence in shades of ``color``, from 0 (white) to ``largest``; ``numbers``
     prints each cell.
     """
     from matplotlib.colors import LinearSegmentedColormap
 
-    shades = LinearSegmentedColormap.from_list("evidence", ["white", colour])
+    shades = LinearSegmentedColormap.from_list("evidence", ["white", color])
     grid = values.detach().cpu().double().numpy()
     largest = largest or max(float(grid.max()), 1e-9)
     axes.imshow(grid, cmap=shades, vmin=0, vmax=largest, interpolation="nearest")

@@ -303,7 +303,7 @@ def touched(axis: Axis, start: int, length: int, wrap: bool = False) -> tuple[in
         return (0, 0)
     if not wrap:
         return (met[0], met[-1] + 1)
-    after = [*met[1:], met[0] + axis.cells]  # leave out the largest gap between neighbours on the circle
+    after = [*met[1:], met[0] + axis.cells]  # leave out the largest gap between neighbors on the circle
     gap, last, first = max((b - a, a, b) for a, b in zip(met, after, strict=True))
     return (0, axis.cells) if gap == 1 else (first % axis.cells, last + axis.cells * (first < axis.cells) + 1)
 

@@ -2,7 +2,7 @@
 :class:`~pglearn.evidence.Evidence`.
 
 A model here maps images (N, 3, H, W), floats of [0, 1] or uint8, to local evidence (N, C, H', W'): one score
-a class and position, not averaged. Normalisation happens inside, with buffers that are not part of the state
+a class and position, not averaged. Normalization happens inside, with buffers that are not part of the state
 dict.
 """
 
@@ -63,13 +63,13 @@ def _full(evidence: Tensor) -> Tensor:
 
 
 def _convolution(inside: int, width: int, kernel: int, stride: int, padding: int) -> list[nn.Module]:
-    """Convolution, batch normalisation, ReLU."""
+    """Convolution, batch normalization, ReLU."""
     layer = nn.Conv2d(inside, width, kernel, stride, padding, bias=False)
     return [layer, nn.BatchNorm2d(width), nn.ReLU()]
 
 
 class LocalNet(nn.Module):
-    """Base of our networks: remembers how it was built, and normalises images with ``mean`` and ``std``
+    """Base of our networks: remembers how it was built, and normalizes images with ``mean`` and ``std``
     (of [0, 1] pixels).
     """
 
@@ -87,7 +87,7 @@ class LocalNet(nn.Module):
             value = torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
             self.register_buffer(name, value, persistent=False)
 
-    def normalised(self, images: Tensor) -> Tensor:
+    def normalized(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W), uint8 or floats of [0, 1], as the network's first layer wants them."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise InputError(f"images: have shape {tuple(images.shape)}, allowed: (N, 3, H, W)")
@@ -175,7 +175,7 @@ class BagNet(LocalNet):
         return [Layer(kernel, stride) for kernel, stride in self.spatial]
 
     def forward(self, images: Tensor) -> Tensor:  # (N, 3, H, W) -> (N, classes, H', W')
-        x = F.relu(self.bn1(self.conv2(self.conv1(self.normalised(images)))))
+        x = F.relu(self.bn1(self.conv2(self.conv1(self.normalized(images)))))
         for number in range(1, 5):
             x = self.get_submodule(f"layer{number}")(x)
         return F.conv2d(x, self.fc.weight[:, :, None, None], self.fc.bias)  # fc at each position
@@ -224,7 +224,7 @@ class SmallBagNet(LocalNet):
         return [Layer(kernel, stride, padding) for kernel, stride, _, _, padding in self.stages]
 
     def forward(self, images: Tensor) -> Tensor:  # (N, 3, H, W) -> (N, classes, H', W')
-        return F.softplus(_full(self.fc(self.body(self.normalised(images)))))
+        return F.softplus(_full(self.fc(self.body(self.normalized(images)))))
 
 
 class Residual(nn.Module):
@@ -247,7 +247,7 @@ class ResNet(LocalNet):
     """A small ordinary ResNet, for comparison: its one output cell sees the whole 64x64 image, so it has no
     defense.
 
-    ``widths``: channels of the stages, each of one :class:`Residual` block that halves the image. Output (N,
+    ``widths``: channels of the stages, each of one ``Residual`` block that halves the image. Output (N,
     classes, 1, 1).
     """
 
@@ -268,7 +268,7 @@ class ResNet(LocalNet):
         return Geometry(Axis(height, ((0, height),)), Axis(width, ((0, width),)))
 
     def forward(self, images: Tensor) -> Tensor:  # (N, 3, H, W) -> (N, classes, 1, 1)
-        x = self.body(self.stem(self.normalised(images)))
+        x = self.body(self.stem(self.normalized(images)))
         return F.softplus(_full(self.fc(x.mean((2, 3), keepdim=True))))  # same answer, and alive as above
 
 
@@ -285,7 +285,7 @@ class DSResNet(LocalNet):
     'Nothing' is 0 in all channels; a pixel that is kept has 1 in a fourth one, so black is not nothing (the
     paper's channels x and 1 - x sum to the same). That is just what a convolution's zero padding says, so the
     network runs on the part alone: no pixel outside can matter, and none is paid for. ``stages``: (width,
-    stride of rows, stride of columns), each a :class:`Residual` block, after a 3x3 convolution.
+    stride of rows, stride of columns), each a ``Residual`` block, after a 3x3 convolution.
     """
 
     def __init__(
@@ -327,7 +327,7 @@ class DSResNet(LocalNet):
 
     def forward(self, images: Tensor) -> Tensor:  # (N, 3, H, W) -> (N, classes, rows, columns)
         seen = self.geometry(*images.shape[2:])
-        x = self.normalised(images)
+        x = self.normalized(images)
         x = torch.cat([x, torch.ones_like(x[:, :1])], 1).permute(0, 2, 3, 1)  # (N, H, W, 4)
         count, device, shape = len(x), x.device, (seen.rows.cells, seen.columns.cells)
         if self.training:
@@ -337,7 +337,7 @@ class DSResNet(LocalNet):
             image, row, column = torch.cartesian_prod(*map(torch.arange, (count, *shape))).T
         down, right = torch.arange(seen.rows.size)[:, None], torch.arange(self.width)
         fast = max(1, 2**18 // (len(down) * len(right)))  # parts at once on a CPU, and small in memory
-        each = count if self.training else fast  # batch normalisation wants them all
+        each = count if self.training else fast  # batch normalization wants them all
         logits = []
         for n, i, j in zip(*(part[:, None, None].split(each) for part in (image, row, column)), strict=True):
             i, j = i * self.stride + down, (j * self.stride + right) % seen.columns.image
@@ -358,6 +358,7 @@ MODELS: dict[str, tuple[Callable[..., LocalNet], dict[str, Any]]] = {
     "ds-small-32": (DSResNet, {"kept": (0, 4), "stages": ((64, 2, 1), (128, 2, 2), (256, 2, 2))}),
     "ds-small-64": (DSResNet, {"kept": (0, 8)}),
 }
+"""Names that :func:`build` knows, and what they stand for."""
 
 
 def build(name: str, num_classes: int, **config: Any) -> LocalNet:
@@ -516,7 +517,7 @@ def collect_evidence(
         return Evidence(torch.cat([maps for _, maps in batches]), labels, **about)
     first = next(batches)
     shape = (len(images), *first[1].shape[1:])
-    with EvidenceWriter(path, shape, labelled=labels is not None, **about) as writer:
+    with EvidenceWriter(path, shape, labeled=labels is not None, **about) as writer:
         for start, maps in chain([first], batches):
             writer.write(maps, None if labels is None else labels[start : start + len(maps)])
     return None

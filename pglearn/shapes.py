@@ -28,7 +28,7 @@ OBJECT_SIZE = (0.6, 0.9)
 
 POINT = 64  # units of length in a point
 SCENE = 64 * POINT  # side of the scene in units
-FULL = 128  # full coverage: colour difference * coverage still fits into int16
+FULL = 128  # full coverage: color difference * coverage still fits into int16
 SHAPES = 6  # the first six classes have a sharp outline, the textures after them fade out
 BATCH = 32  # images drawn together, so that a plane of them stays in the processor's cache
 
@@ -72,14 +72,14 @@ class _Random:
     def place(self, *shape: int) -> tuple[Ints, Ints]:  # two of (B, *shape, 1, 1)
         return self.integers(0, SCENE, *shape), self.integers(0, SCENE, *shape)
 
-    def colour(self, luma: Ints, low: int, high: int) -> Ints:  # (B, *shape, 1, 1) -> int16 (B, *shape, 3)
-        """A colour of this luma (0..255), of random hue, of chroma ``low`` to below ``high`` (256: pure)."""
+    def color(self, luma: Ints, low: int, high: int) -> Ints:  # (B, *shape, 1, 1) -> int16 (B, *shape, 3)
+        """A color of this luma (0..255), of random hue, of chroma ``low`` to below ``high`` (256: pure)."""
         shape = luma.shape[1:-2]
         hue, chroma = self.integers(0, 1536, *shape)[..., 0], self.integers(low, high, *shape)[..., 0]
         sector = (np.array([1280, 768, 256], dtype=np.int32) + hue) % 1536
         pure = 255 - np.clip(np.minimum(sector, 1024 - sector), 0, 255)
-        grey = (77 * pure[..., :1] + 150 * pure[..., 1:2] + 29 * pure[..., 2:]) >> 8
-        return np.clip(luma[..., 0] + ((pure - grey) * chroma >> 8), 0, 255).astype(np.int16)
+        gray = (77 * pure[..., :1] + 150 * pure[..., 1:2] + 29 * pure[..., 2:]) >> 8
+        return np.clip(luma[..., 0] + ((pure - gray) * chroma >> 8), 0, 255).astype(np.int16)
 
 
 # ------------------------------------------------------------------------------------------- the ten classes
@@ -133,7 +133,7 @@ def _cross(random: _Random, u: Ints, v: Ints, radius: Ints) -> Ints:
 
 
 def _star(random: _Random, u: Ints, v: Ints, radius: Ints) -> Ints:
-    """Five points of 54 degrees, cut from the centre to every corner."""
+    """Five points of 54 degrees, cut from the center to every corner."""
     for _ in range(2):  # mirror all of it into half a point: 36 degrees, to the right of the upward axis
         u = np.abs(u)
         beyond = np.maximum(u * 207 - v * 150, 0) >> 7  # sine and cosine of 54 degrees
@@ -179,29 +179,29 @@ DISTANCES: tuple[Callable[[_Random, Ints, Ints, Ints], Ints], ...] = (
 
 # ------------------------------------------------------------------------------------------------- the scene
 def _grid(side: int) -> tuple[Ints, Ints]:
-    """Pixel centres: x (1, 1, W), y (1, H, 1)."""
+    """Pixel centers: x (1, 1, W), y (1, H, 1)."""
     at = (2 * np.arange(side, dtype=np.int32) + 1) * SCENE // (2 * side)
     return at[None, None, :], at[None, :, None]
 
 
-def _frame(grid: tuple[Ints, Ints], centre: tuple[Ints, Ints], turn: tuple[Ints, Ints]) -> tuple[Ints, Ints]:
+def _frame(grid: tuple[Ints, Ints], center: tuple[Ints, Ints], turn: tuple[Ints, Ints]) -> tuple[Ints, Ints]:
     """Coordinates of the pixels in a turned frame, two of (B, H, W)."""
-    x, y = grid[0] - centre[0], grid[1] - centre[1]
+    x, y = grid[0] - center[0], grid[1] - center[1]
     return (turn[0] * x + turn[1] * y) >> 14, (turn[0] * y - turn[1] * x) >> 14
 
 
-def _paint(images: Ints, colour: Ints, coverage: Ints) -> None:
-    """Lay a colour (B, 3) over flat images (3, B * H * W), int16, where the coverage (B, H, W) is above 0."""
+def _paint(images: Ints, color: Ints, coverage: Ints) -> None:
+    """Lay a color (B, 3) over flat images (3, B * H * W), int16, where the coverage (B, H, W) is above 0."""
     where = np.flatnonzero(coverage)
     share, owner = coverage.reshape(-1)[where].astype(np.int16), where // (coverage[0].size)
-    for channel, own in zip(images, colour.T, strict=True):
+    for channel, own in zip(images, color.T, strict=True):
         below = channel[where]
         channel[where] = below + ((own[owner] - below) * share >> 7)
 
 
 def _background(random: _Random, grid: tuple[Ints, Ints], luma: Ints) -> Ints:  # int16 (3, B * H * W)
-    """A slope from one colour to another."""
-    ends = random.colour(luma[:, None] + random.integers(-20, 21, 2), 0, 110)
+    """A slope from one color to another."""
+    ends = random.color(luma[:, None] + random.integers(-20, 21, 2), 0, 110)
     middle = np.full((1, 1, 1), SCENE // 2, dtype=np.int32)
     _, slope = _frame(grid, (middle, middle), random.turn())
     share = np.clip(FULL // 2 + (slope >> 5), 0, FULL).astype(np.int16)
@@ -215,12 +215,12 @@ def _blobs(random: _Random, grid: tuple[Ints, Ints], images: Ints, luma: Ints, c
     xs, ys = random.place(count)
     cs, ss = random.turn(count)
     long, wide = random.integers(6 * POINT, 16 * POINT, count), random.integers(4 * POINT, 8 * POINT, count)
-    colours = random.colour(luma[:, None] + random.integers(-50, 51, count), 60, 180)
+    colors = random.color(luma[:, None] + random.integers(-50, 51, count), 60, 180)
     for k in range(count):
         u, v = _frame(grid, (xs[:, k], ys[:, k]), (cs[:, k], ss[:, k]))
         u, v = (u * (65536 // long[:, k])) >> 8, (v * (65536 // wide[:, k])) >> 8
         rise = np.maximum(65536 - u * u - v * v, 0) >> 8
-        _paint(images, colours[:, k], (rise * rise) >> 9)
+        _paint(images, colors[:, k], (rise * rise) >> 9)
 
 
 def _strokes(random: _Random, grid: tuple[Ints, Ints], images: Ints, count: int) -> None:
@@ -230,14 +230,14 @@ def _strokes(random: _Random, grid: tuple[Ints, Ints], images: Ints, count: int)
     cs, ss = random.turn(count)
     length, half = random.integers(4 * POINT, 14 * POINT, count), random.integers(40, 80, count)
     bend = random.integers(-12, 13, count)
-    colours = random.colour(random.integers(40, 220, count), 60, 180)
+    colors = random.color(random.integers(40, 220, count), 60, 180)
     for k in range(count):
         u, v = _frame(grid, (xs[:, k], ys[:, k]), (cs[:, k], ss[:, k]))
         v = np.minimum(np.abs(v + (((u * u) >> 8) * bend[:, k] >> 8)), 1024)
         u = np.clip(np.abs(u) - length[:, k], 0, 1024)
         inside = half[:, k] * half[:, k] - u * u - v * v  # about 2 * half * distance near the edge
         coverage = FULL // 2 + (inside * (side * 16 // half[:, k]) >> 10)
-        _paint(images, colours[:, k], np.clip(coverage, 0, FULL))
+        _paint(images, colors[:, k], np.clip(coverage, 0, FULL))
 
 
 def _render(
@@ -254,8 +254,8 @@ def _render(
     diameter = random.integers(size[0], size[1] + 1)
     radius = diameter >> 1
     x, y = random.place()
-    centre = radius + (x * (SCENE - diameter) // SCENE), radius + (y * (SCENE - diameter) // SCENE)
-    u, v = _frame(grid, centre, random.turn())
+    center = radius + (x * (SCENE - diameter) // SCENE), radius + (y * (SCENE - diameter) // SCENE)
+    u, v = _frame(grid, center, random.turn())
     coverage = np.empty(u.shape, dtype=np.int32)
     region = np.empty(u.shape, dtype=bool)
     for label in np.unique(labels):
@@ -269,7 +269,7 @@ def _render(
             extent = np.clip((square - ((u_ * u_ + v_ * v_) >> 8)) * (3 * FULL) // square, 0, FULL)
             part = part * extent >> 7
         coverage[of], region[of] = part, extent >= FULL // 2
-    _paint(images, random.colour(figure, 110, 220), coverage)
+    _paint(images, random.color(figure, 110, 220), coverage)
 
     _strokes(random, grid, images, 1)
     bits = random.bits(side * side).reshape(-1)
@@ -358,7 +358,7 @@ def draw(
 
     ``object_size``: smallest and largest diameter of the circle around the object, as fractions of the side;
     it changes the object, not the clutter. ``side``: in pixels; it changes the resolution, not the scene.
-    ``label``: another class in the very same scene, of the same place, turn, size and colour.
+    ``label``: another class in the very same scene, of the same place, turn, size and color.
     ``return_mask``: also where the object is, (side, side) bool: what a shape paints, or all of the extent of
     its texture. Raises ``InputError`` for a split, a number or a size that is not allowed.
 

@@ -144,6 +144,7 @@ OBJECTIVES: dict[str, Callable[[Tensor, Tensor, tuple[int, int]], Tensor]] = {
     "margin": margin,
     "softmax": softmax,
 }
+"""Names that :func:`train` knows, and their losses."""
 
 
 def augment(
@@ -256,7 +257,7 @@ def train(
     ``InputError`` for arguments that do not fit and for a checkpoint of another run.
 
     Several processes (:mod:`pglearn.distributed`) share each batch and add up their gradients: the same run
-    as with one, but for the order of floating-point sums, for batch normalisation, whose statistics are of a
+    as with one, but for the order of floating-point sums, for batch normalization, whose statistics are of a
     process's own share (the first's are saved), and for what models draw at random. A checkpoint may be
     resumed by any number of processes; where that stays the same, a run that was stopped ends with the
     weights of one that was not.
@@ -378,8 +379,8 @@ def fit(
     """``pglearn train``: build ``model`` with random weights, or go on from a file of weights, :func:`train`
     it, fix its constants, save it as ``out``.
 
-    The constants of the logits transform come from all training images (of a :class:`DSResNet` the first
-    1,000), normalisation from the first 5,000.
+    The constants of the logits transform come from all training images (of a ``DSResNet`` the first
+    1,000), normalization from the first 5,000.
     While it trains, ``out``.checkpoint holds the last epoch; the same call resumes from there, also where
     ``minutes`` ended it early (then there is no ``out`` yet). ``options`` are those of :func:`train`;
     ``about`` is saved along.

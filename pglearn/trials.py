@@ -57,7 +57,7 @@ def first_images(images: ImageSet, count: int, target: int | None = None) -> Ten
 
 
 def ellipse(height: int, width: int) -> Tensor:
-    """The pixels of a rectangle whose centres lie in the ellipse that touches its sides: (height, width)
+    """The pixels of a rectangle whose centers lie in the ellipse that touches its sides: (height, width)
     bool.
     """
     rows, columns = (((2 * torch.arange(side) + 1) / side - 1) ** 2 for side in (height, width))

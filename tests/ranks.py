@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 import torch
-from test_training import OPTIONS, STAGES, two_colours
+from test_training import OPTIONS, STAGES, two_colors
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -21,8 +21,8 @@ from pglearn.evidence import EvidenceFile
 from pglearn.geometry import all_windows
 
 
-def unnormalised() -> models.LocalNet:
-    """A network without batch normalisation, other weights on every process."""
+def unnormalized() -> models.LocalNet:
+    """A network without batch normalization, other weights on every process."""
     torch.manual_seed(distributed.place()[0])
     model = models.build("bagnet-small-32", 2, stages=STAGES)
     for layer in model.modules():
@@ -34,14 +34,14 @@ def unnormalised() -> models.LocalNet:
 
 def gradients(**options: Any) -> tuple[list[torch.Tensor], list[dict[str, float]]]:
     """Of the first step, of all parameters, and the log."""
-    model, found = unnormalised(), []
+    model, found = unnormalized(), []
 
     def record(*_: Any) -> None:
         if not found:
             found.extend(p.grad.clone() for p in model.parameters() if p.grad is not None)
 
     hook = register_optimizer_step_pre_hook(record)
-    log = training.train(model, *two_colours(), **OPTIONS | {"amp": False, "batch_size": 15} | options)
+    log = training.train(model, *two_colors(), **OPTIONS | {"amp": False, "batch_size": 15} | options)
     hook.remove()
     return found, [{name: entry[name] for name in ("epoch", "loss", "accuracy")} for entry in log]
 
@@ -53,11 +53,11 @@ def checks(out: str) -> None:
         shares = distributed.gather(distributed.share(5))
         found = {"shares": [(part.start, part.stop) for part in shares], "gradients": gradients(lr=1e-5)}
         smoothed = models.build("ds-small-64", 2, kept=(0, 4), stages=[(8, 2, 2)])
-        training.train(smoothed, *two_colours(), **OPTIONS | {"objective": "softmax"})
+        training.train(smoothed, *two_colors(), **OPTIONS | {"objective": "softmax"})
         found["alike"] = distributed.gather([v.double().sum().item() for v in smoothed.state_dict().values()])
         found["draws"] = distributed.gather(torch.rand(1).item())
         try:
-            training.train(unnormalised(), *two_colours(), **OPTIONS | {"batch_size": world - 1})
+            training.train(unnormalized(), *two_colors(), **OPTIONS | {"batch_size": world - 1})
         except ValueError as error:
             found["refused"] = str(error)
         windows = [all_windows(1, 1, 1, 4)]

@@ -191,7 +191,7 @@ def test_one_patch_for_all_undefended(tmp_path, attack):
     opaque = patch[3] == 255
     assert patch.shape == (4, 9, 9)
     assert torch.equal(patch[3], 255 * opaque)
-    assert opaque.sum() == 69  # of 81 pixels those with a centre at most 4.5 away from the middle
+    assert opaque.sum() == 69  # of 81 pixels those with a center at most 4.5 away from the middle
     model, _ = models.load_model(RESNET)
     images, labels = shapes.dataset("test", 30)
     for path in (tmp_path / "run" / "fallen").iterdir():

@@ -765,7 +765,7 @@ def best_of_pixels(
     return margins, wins
 
 
-def favoured(count: int, height: int, width: int, seed: int, bias: float) -> tuple[Tensor, Tensor]:
+def favored(count: int, height: int, width: int, seed: int, bias: float) -> tuple[Tensor, Tensor]:
     """Images with one channel brighter than the others, more and more so: the first fall, the last do not."""
     rng = random.Random(seed)
     labels = torch.tensor([rng.randrange(3) for _ in range(count)])
@@ -831,7 +831,7 @@ def test_attacks_reach_the_best_patch_of_a_network_whose_cells_are_free(
 ):
     model, defense = Pixels(scale), Defense(transform, aggregate)
     victim = Victim(model, defense)
-    images, labels = favoured(16, 4, 4, 1, bias)
+    images, labels = favored(16, 4, 4, 1, bias)
     corners = grid_places((2, 2), (4, 4))
     best, _ = best_of_pixels(victim, images, labels, (2, 2), corners, scale)
     result = attack(victim, images, labels, (2, 2), corners, method=method, steps=40, restarts=3)
@@ -852,7 +852,7 @@ def test_attacks_reach_the_best_patch_of_a_network_whose_cells_are_free(
 def test_attacks_on_top_2_need_two_rivals(method):
     defense = Defense(Logits("1", "255"), WindowMask(2, 2))
     victim = Victim(Pixels(), defense, 2)
-    images, labels = favoured(10, 4, 4, 2, 90.0)
+    images, labels = favored(10, 4, 4, 2, 90.0)
     corners = grid_places((2, 2), (4, 4))
     best, _ = best_of_pixels(victim, images, labels, (2, 2), corners, 255.0, k=2)
     result = attack(victim, images, labels, (2, 2), corners, method=method, restarts=2)
@@ -866,7 +866,7 @@ def test_attacks_on_top_2_need_two_rivals(method):
 def test_a_targeted_attack_wins_where_the_target_can_win(method):
     defense = Defense(Logits("1", "255"), Sum())
     victim = Victim(Pixels(), defense)
-    images, labels = favoured(12, 4, 4, 3, 130.0)
+    images, labels = favored(12, 4, 4, 3, 130.0)
     target = (labels + 1 + torch.arange(12) % 2) % 3
     corners = random_places(12, 2, (2, 2), (4, 4), seed=1)
     best, wins = best_of_pixels(victim, images, labels, (2, 2), corners, 255.0)
@@ -894,7 +894,7 @@ def test_a_target_that_has_won_before():
 
 def test_a_target_may_be_one_class_for_all():
     victim = Victim(Pixels(), Defense(Logits("1", "255"), Sum()))
-    images, labels = favoured(8, 4, 4, 3, 60.0)
+    images, labels = favored(8, 4, 4, 3, 60.0)
     keep = labels != 2
     images, labels = images[keep], labels[keep]
     one = attack(victim, images, labels, (3, 3), (0, 1), target=2, steps=10)
@@ -907,7 +907,7 @@ def test_a_target_may_be_one_class_for_all():
 def test_a_patch_of_any_shape_and_number(method):
     defense = Defense(Logits("1", "255"), Sum())
     victim = Victim(Pixels(), defense)
-    images, labels = favoured(10, 5, 6, 4, 110.0)
+    images, labels = favored(10, 5, 6, 4, 110.0)
     stencil = torch.tensor([[0, 1, 0], [1, 1, 1], [0, 1, 0]]).bool()
     corners = random_places(10, 2, (3, 3), (5, 6), 2, seed=3)  # two crosses at once, often one over another
     best, _ = best_of_pixels(victim, images, labels, (3, 3), corners, 255.0, stencil=stencil)
@@ -921,8 +921,8 @@ def test_a_patch_of_any_shape_and_number(method):
 
 @pytest.mark.parametrize(("method", "steps"), [("gradient", 40), ("search", 400)])
 @pytest.mark.parametrize("patch", [(1, 1), (2, 2)])
-def test_a_win_that_needs_every_pixel_is_found_and_one_grey_level_less_is_none(method, steps, patch):
-    """White images; the patch must be all black. To each side of the level is half a grey level of one
+def test_a_win_that_needs_every_pixel_is_found_and_one_gray_level_less_is_none(method, steps, patch):
+    """White images; the patch must be all black. To each side of the level is half a gray level of one
     channel.
     """
     side, area = 4, patch[0] * patch[1]
@@ -1125,7 +1125,7 @@ def test_attacks_are_seeded(method):
 def test_batches_change_nothing(method):
     defense = Defense(Logits("1", "255"), WindowMask(2, 2))
     victim = Victim(Pixels(), defense)
-    images, labels = favoured(7, 4, 4, 7, 190.0)
+    images, labels = favored(7, 4, 4, 7, 190.0)
     corners = grid_places((2, 2), (4, 4), 2)
     runs = [
         attack(victim, images, labels, (2, 2), corners, method=method, restarts=2, steps=15, batch_size=size)
@@ -1197,7 +1197,7 @@ def test_the_corners_are_among_those_that_were_given():
 def test_a_universal_patch_is_the_same_everywhere():
     defense = Defense(Logits("1", "255"), Sum())
     victim = Victim(Pixels(), defense)
-    images, labels = favoured(10, 4, 4, 5, 130.0)
+    images, labels = favored(10, 4, 4, 5, 130.0)
     images = images.gather(1, ((torch.arange(3) + labels[:, None]) % 3)[:, :, None, None].expand_as(images))
     labels = torch.zeros(10, dtype=torch.int64)  # its label's channel came first
     corners = random_places(10, 1, (2, 2), (4, 4), seed=2)

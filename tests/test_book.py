@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,9 @@ def strip_code(markdown: str) -> str:
     return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", markdown, flags=re.S | re.M))
 
 
+LABS = tuple(f"labs/{path.stem}" for path in sorted((BOOK / "labs").glob("[!.]*.ipynb")))
 chapters = pytest.mark.parametrize("name", CHAPTERS)
+notebooks = pytest.mark.parametrize("name", CHAPTERS + LABS)
 
 
 def test_the_book_is_the_listed_chapters() -> None:
@@ -98,7 +101,7 @@ def test_the_book_is_the_listed_chapters() -> None:
 
 
 # --------------------------------------------------------------------------------- executed, as stored
-@chapters
+@notebooks
 def test_executed_top_to_bottom(name: str) -> None:
     assert [c["execution_count"] for c in code(name)] == list(range(1, len(code(name)) + 1))
     for cell in code(name):
@@ -122,7 +125,34 @@ def test_time_of_all_chapters() -> None:
     assert sum(notebook(name)["metadata"]["pglearn"]["seconds"] for name in CHAPTERS) <= 8 * 60
 
 
+TIME = re.compile(
+    r"\*\*Time\*\* (\d+) minutes to read and run; the exercises take about (\d+) minutes more\."
+)
+
+
 @chapters
+def test_minutes_of_the_exercises(name: str) -> None:
+    stated = TIME.search(prose(name)[0])
+    assert stated
+    assert abs(int(stated[2]) - sum(task.minutes for task in exercises(int(name[:2])).values())) <= 2
+
+
+def test_the_readme_lists_the_chapters_with_their_times() -> None:
+    readme, rows, minutes, seconds = (ROOT / "README.md").read_text(encoding="utf-8"), [], [], []
+    for name in CHAPTERS:
+        stated = TIME.search(prose(name)[0])
+        assert stated
+        minutes.append(int(stated[1]))
+        seconds.append(notebook(name)["metadata"]["pglearn"]["seconds"])
+        title = prose(name)[0].splitlines()[0].removeprefix("# ")
+        rows.append((title, name, str(minutes[-1]), str(seconds[-1])))
+    table = re.findall(r"^\| \[(.+)\]\(book/(\d.+)\.ipynb\) \| .+\? \| (\d+) \| (\d+) \|$", readme, re.M)
+    why = "`python -m benchmarks.times --stored` mends this"
+    assert table == rows, why
+    assert f"in all {sum(minutes)} minutes and {sum(seconds)} s " in readme, why
+
+
+@notebooks
 def test_volatile_cells_are_few_and_say_why(name: str) -> None:
     for cell in notebook(name)["cells"]:
         assert set(tags(cell)) <= {"nbval-ignore-output", "raises-exception"}
@@ -142,21 +172,21 @@ FORBIDDEN_CODE = {
 }
 
 
-@chapters
+@notebooks
 @pytest.mark.parametrize("why", FORBIDDEN_CODE)
 def test_code_that_a_chapter_must_not_hold(name: str, why: str) -> None:
     for cell in code(name):
         assert not re.search(FORBIDDEN_CODE[why], source(cell)), source(cell)
 
 
-@chapters
+@notebooks
 def test_commands_succeeded(name: str) -> None:
     for cell in code(name):
         if source(cell).lstrip().startswith("!") and "raises-exception" not in tags(cell):
             assert not re.search(r"pglearn: error|Traceback|not found", printed(cell)), printed(cell)
 
 
-@chapters
+@notebooks
 def test_nothing_of_one_machine_and_nothing_remote(name: str) -> None:
     text = (BOOK / f"{name}.ipynb").read_text(encoding="utf-8")
     assert len(text) <= 2 * 2**20
@@ -211,7 +241,7 @@ def test_size(name: str) -> None:
     assert max(lines) <= 30, max(lines)
 
 
-@chapters
+@notebooks
 def test_figures(name: str) -> None:
     figures = 0
     for cell in code(name):
@@ -224,9 +254,72 @@ def test_figures(name: str) -> None:
             assert alt in "".join(output["data"]["text/plain"]).replace("\n", " ")
         if pictures:
             assert re.search(r"\d", printed(cell)), f"a figure without a printed number:\n{source(cell)}"
-    assert 4 <= figures <= 10, figures
+    assert name in LABS or 4 <= figures <= 10, figures
     for text in map(strip_code, prose(name)):
         assert not re.search(r"!\[|<img|<svg|<iframe|<script", text)
+
+
+@notebooks
+def test_colors_are_those_of_the_book(name: str) -> None:
+    drawn = "\n".join(map(source, code(name)))
+    literals = re.findall(r"\bc(?:olor|map)s?=[\"']([^\"']+)|[\"'](#\w+|C\d|tab:\w+)[\"']", drawn)
+    grays = re.compile(r"white|black|none|gr[ae]ys?|#(\w\w)\1\1")
+    assert [a or b for a, b in literals if not grays.fullmatch(a or b)] == []
+
+
+@notebooks
+def test_formulas_stand_between_dollars(name: str) -> None:
+    for text in map(strip_code, prose(name)):
+        rest = re.sub(r"\$\$.*?\$\$|\$[^$]*\$", "", text, flags=re.S)
+        assert "$" not in rest, text
+        assert not re.search(r"\\[A-Za-z]+", rest), text
+
+
+# -------------------------------------------------------------------------------------- what is claimed
+STATED = re.compile(r"^> \*\*(Theorem|Lemma) (\d+\.\d+)\b", flags=re.M)
+
+
+def statements(name: str) -> list[tuple[str, str, str]]:
+    """Theorems and lemmas of a chapter: kind, number, and the prose from there to the next one."""
+    text = "\n\n".join(prose(name))
+    found = list(STATED.finditer(text))
+    ends = [*(match.start() for match in found[1:]), len(text)][: len(found)]
+    return [(match[1], match[2], text[match.end() : end]) for match, end in zip(found, ends, strict=True)]
+
+
+@chapters
+def test_what_is_stated_is_proved(name: str) -> None:
+    found = statements(name)
+    assert [number for _, number, _ in found] == [f"{int(name[:2])}.{i + 1}" for i in range(len(found))]
+    assert found or name == "00-start-here"
+    for kind, number, after in found:
+        assert re.search(r"^\*{1,2}Proof\b", after, flags=re.M), f"{kind} {number}"
+
+
+@notebooks
+def test_theorems_and_chapters_that_are_named_exist(name: str) -> None:
+    stated = {(kind, number) for chapter in CHAPTERS for kind, number, _ in statements(chapter)}
+    text = "\n".join(prose(name))
+    assert set(re.findall(r"\b(Theorem|Lemma) (\d+\.\d+)\b", text)) <= stated
+    numbers = [int(n) for n in re.findall(r"\b[Cc]hapters? (\d+)\b(?! of the paper)", text)]
+    assert set(numbers) <= set(range(len(CHAPTERS)))
+    for number, linked in re.findall(r"\[[Cc]hapter (\d+)[^\]]*\]\((?:\.\./)?(\d\d)-", text):
+        assert int(number) == int(linked)
+
+
+@chapters
+def test_the_next_chapter_is_the_next(name: str) -> None:
+    following = dict(pairwise(CHAPTERS)).get(name)
+    after = "\n\n".join(prose(name)).split("\n## Next\n")[1]
+    assert following is None or re.findall(r"\]\((\d\d-[^)]+)\.ipynb\)", after)[0] == following
+
+
+@chapters
+def test_loops_come_before_the_library(name: str) -> None:
+    tree = ast.parse(re.sub(r"(?m)^(\w+ = )?!.*$", "", "\n".join(map(source, code(name)))))
+    assert any(isinstance(node, (ast.For, ast.While, ast.comprehension)) for node in ast.walk(tree))
+    used = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {m for m in used if m and m.startswith("pglearn")} - {"pglearn.learn", "pglearn.figures"}
 
 
 # ------------------------------------------------------------------------------------ numbers in prose
@@ -253,7 +346,7 @@ def values(text: str) -> list[Decimal]:
 def plain(markdown: str) -> str:
     """Markdown as it reads: no code, of formulas only numbers and percentages, no line with reading time."""
     text = re.sub(r"\*\*Time\*\*.*?(?=\n\n|\Z)", "", strip_code(markdown), flags=re.S)
-    text = re.sub(r"^### Exercise .*$", "", text, flags=re.M)
+    text = re.sub(r"^##+ (Exercise|Task|Question) .*$", "", text, flags=re.M)
     text = re.sub(r"\$\$.*?\$\$|\$[^$]*\$", formula, text, flags=re.S)
     return text.replace("**", "").replace("\N{NO-BREAK SPACE}", " ")
 
@@ -315,7 +408,7 @@ def unsupported(markdown: str, outputs: list[str], paper: set[Decimal]) -> list[
     ]
 
 
-@chapters
+@notebooks
 def test_numbers_in_prose_were_printed(name: str) -> None:
     outputs = [printed(cell) for cell in code(name)]
     for text in prose(name):
@@ -324,7 +417,7 @@ def test_numbers_in_prose_were_printed(name: str) -> None:
     assert sum(text.count("<!-- given -->") for text in prose(name)) <= 12
 
 
-@chapters
+@notebooks
 def test_rates_carry_their_interval(name: str) -> None:
     for cell in code(name):
         for line in printed(cell).splitlines():
@@ -367,16 +460,16 @@ def test_the_search_for_numbers_accepts_what_was_printed() -> None:
 
 
 # ------------------------------------------------------------------------------------- links and words
-@chapters
+@notebooks
 def test_links(name: str) -> None:
     text = "\n".join(map(strip_code, prose(name)))
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"https?:", link)]
     anchors = {slug(heading) for heading in headings_of_notation()}
     for link in links:
         path, _, anchor = link.partition("#")
-        assert not path or (BOOK / path).exists(), link
-        assert path != "notation.md" or not anchor or anchor in anchors, link
-    assert sum(link.startswith("notation.md#") for link in links) >= 3
+        assert not path or (BOOK / name).parent.joinpath(path).exists(), link
+        assert Path(path).name != "notation.md" or not anchor or anchor in anchors, link
+    assert name in LABS or sum(link.startswith("notation.md#") for link in links) >= 3
 
 
 def headings_of_notation() -> list[str]:

@@ -30,7 +30,7 @@ def write(path: Path, pixels: np.ndarray) -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """animals/{train,val}/{cat,dog}/N.png: image N of a class is all of colour N, 100 or 200 by class, 7."""
+    """animals/{train,val}/{cat,dog}/N.png: image N of a class is all of color N, 100 or 200 by class, 7."""
     for split, count in (("train", 3), ("val", 2)):
         for base, name in ((100, "cat"), (200, "dog")):
             for n in range(count):
@@ -69,7 +69,7 @@ def test_root_from_the_environment(tree, monkeypatch):
     assert len(data.load("animals")) == 6
 
 
-def test_size_resizes_the_shorter_side_and_crops_the_centre(tmp_path):
+def test_size_resizes_the_shorter_side_and_crops_the_center(tmp_path):
     left_right = np.zeros((10, 20, 3), np.uint8)
     left_right[:, 10:] = 255
     write(tmp_path / "t" / "train" / "a" / "0.png", left_right)

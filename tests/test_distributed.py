@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from ranks import gradients
-from test_training import same, two_colours
+from test_training import same, two_colors
 
 from pglearn import distributed, evaluation, models
 from pglearn.cli import main
@@ -54,7 +54,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("tree")
     for split, count in (("train", 96), ("test", 1100)):
-        for number, (pixels, label) in enumerate(zip(*two_colours(count), strict=True)):
+        for number, (pixels, label) in enumerate(zip(*two_colors(count), strict=True)):
             path = folder / split / ("red", "blue")[label] / f"{number:03}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
@@ -94,7 +94,7 @@ def test_two_do_what_one_does(tmp_path):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     for a, b in zip(log, mine_log, strict=True):
         assert a == pytest.approx(b, rel=1e-5)
-    first, second = found["alike"]  # with batch normalisation and draws of its own, too
+    first, second = found["alike"]  # with batch normalization and draws of its own, too
     assert first == second
     assert len(set(found["draws"])) == 2
     assert found["refused"] == "batch_size: is 1, allowed for 2 processes: 2 or more"

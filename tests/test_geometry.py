@@ -214,7 +214,7 @@ def test_layers_of_refuses_what_may_see_more(module: nn.Module) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------- probe
-def test_probe_passes_pooling_and_normalisation_in_eval_mode() -> None:
+def test_probe_passes_pooling_and_normalization_in_eval_mode() -> None:
     body = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(), nn.AvgPool2d(2, 1)
     )
@@ -293,8 +293,8 @@ def test_attention_counts_are_gradients_of_an_all_ones_network(layers: list[Laye
     assert line.grad.flatten().long().tolist() == counts
 
 
-def test_attention_grows_exponentially_in_the_centre() -> None:
-    """Kernel 3, n layers: the edge is looked at once, the centre as often as the central trinomial number,
+def test_attention_grows_exponentially_in_the_center() -> None:
+    """Kernel 3, n layers: the edge is looked at once, the center as often as the central trinomial number,
     which lies between 3^n / (2n + 1) and 3^n and approaches 3^n * sqrt(3 / (4 pi n)).
     """
     for n in range(1, 41):
@@ -601,12 +601,12 @@ def test_footprint_of_a_resizing(kind: str, antialias: bool, native: int, size: 
     scale = Fraction(native, size)
     unit = max(scale, Fraction(1)) if antialias else Fraction(1)
     for i, row in enumerate(weights(native, size, kind, antialias).tolist()):
-        centre = (i + Fraction(1, 2)) * scale
+        center = (i + Fraction(1, 2)) * scale
         for pixel, weight in enumerate(row):
             if not axis.fields[i][0] <= pixel < axis.fields[i][1]:
                 assert weight == 0
             elif abs(weight) < 1e-12:
-                assert abs(pixel + Fraction(1, 2) - centre) / unit in (1, 2)
+                assert abs(pixel + Fraction(1, 2) - center) / unit in (1, 2)
 
 
 @settings(max_examples=60)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,14 +103,25 @@ def test_an_exception_names_the_learners_line(exercise_9: None, capsys: pytest.C
     )
 
 
-def test_an_answer_may_not_change_what_it_is_given() -> None:
-    def sorts(values: list[int]) -> int:
-        values.sort()
-        return values[0]
+def sorts(values: list[int]) -> int:
+    values.sort()
+    return values[0]
 
-    case = ([3, 1, 2],)
-    compare(sorts, min, [case])
-    assert case == ([3, 1, 2],)
+
+def zeroes(values: torch.Tensor) -> float:
+    total = float(values.sum())
+    values[0] = 0
+    return total
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "given"), [(sorts, min, [3, 1, 2]), (zeroes, torch.sum, torch.ones(2))]
+)
+def test_an_answer_may_not_change_what_it_is_given(answer: Any, reference: Any, given: Any) -> None:
+    kept = given.copy() if isinstance(given, list) else given.clone()
+    with pytest.raises(Wrong, match=r"the result is right, but your function changed what it was given"):
+        compare(answer, reference, [(given,)])
+    same(given, kept, "what was given")
 
 
 @pytest.mark.parametrize("number", ["2.99", "99.1", "zero", 99.5])
@@ -133,6 +145,11 @@ def test_unknown_numbers_list_the_known_ones(number: Any, capsys: pytest.Capture
         (torch.tensor([1.0, float("nan")]), torch.tensor([1.0, float("nan")])),
         ("a", "a"),
         (None, None),
+        (Fraction(6, 3), 2),
+        (Fraction(1, 4), 0.25),
+        (torch.tensor([1, 2]), [1, 2]),
+        (np.array([[1, 2], [3, 4]]), [(1, 2), (3, 4)]),
+        ([np.int64(1), torch.tensor(True)], (1, True)),
         (SimpleNamespace(a=1), SimpleNamespace(a=1)),
     ],
 )
@@ -157,12 +174,32 @@ def test_same(got: Any, expected: Any) -> None:
         (torch.tensor([2**53 + 1]), torch.tensor([2**53])),
         (torch.tensor([1.0, 2.0]), torch.tensor([1.0, float("nan")])),
         (1.01, 1.0),
+        (Fraction(1, 3), 1 / 3 + 1e-9),
+        (torch.tensor([1, 2]), [1, 3]),
+        (torch.tensor([[1, 2]]), [1, 2]),
+        (torch.tensor([1, 0]), [True, False]),
+        (iter([1, 2]), [1, 2]),
         (None, 0),
     ],
 )
 def test_different(got: Any, expected: Any) -> None:
     with pytest.raises(Wrong, match=r"^it: "):
         same(got, expected, "it")
+
+
+def test_where_only_the_kind_differs_the_kind_is_said() -> None:
+    with pytest.raises(Wrong, match=r"expected \(Tensor of torch.int64\) \[1, 2\], got \(list\) \[1, 2\]"):
+        same([1, 2], torch.tensor([1, 2]), "it")
+    with pytest.raises(Wrong, match=r"expected \[1, 2\], got a list_iterator: make a list of it"):
+        same(iter([1, 2]), [1, 2], "it")
+
+
+def test_a_value_may_be_a_tensor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(learn, "_registry", {"98.1": Exercise("98.1", 1, 5, seen.append)})
+    check("98.1", (np.int64(1), torch.eye(2, dtype=torch.int64)))
+    assert repr(seen) == "[[1, [[1, 0], [0, 1]]]]"
+    assert capsys.readouterr().out == "98.1 solved\n"
 
 
 def test_tolerance() -> None:

@@ -132,7 +132,7 @@ def test_receptive_fields_three_ways(name):
         seen = x.grad[0].abs().amax(0) > 0
         rows, columns = seen.any(1).nonzero()[:, 0].tolist(), seen.any(0).nonzero()[:, 0].tolist()
         assert (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1) == (top, bottom, left, right)
-        # changed pixels: two corners of the field, and its four neighbours outside
+        # changed pixels: two corners of the field, and its four neighbors outside
         pixels = {(top, left): True, (bottom - 1, right - 1): True}
         pixels |= dict.fromkeys([(top - 1, left), (top, left - 1), (bottom, left), (top, right)], False)
         pixels = {(y, x): visible for (y, x), visible in pixels.items() if 0 <= y < side and 0 <= x < side}
@@ -226,20 +226,20 @@ def test_padding_is_nothing_and_black_is_not():
     """On the whole ablated image, with 'nothing' written out, the first layer says the same of the part."""
     model, image = _smoothed((0, 3)), torch.rand(1, 3, 8, 10)
     ablated = torch.zeros(1, 4, 8, 10)
-    ablated[:, :, :, 4:7] = torch.cat([model.normalised(image), torch.ones(1, 1, 8, 10)], 1)[..., 4:7]
+    ablated[:, :, :, 4:7] = torch.cat([model.normalized(image), torch.ones(1, 1, 8, 10)], 1)[..., 4:7]
     whole, part = model.stem[0](ablated)[..., 4:7], model.stem[0](ablated[..., 4:7])
     torch.testing.assert_close(whole, part)
-    grey = model.mean.expand(1, 3, 8, 10)  # all zeros once it is normalised, as nothing is
+    gray = model.mean.expand(1, 3, 8, 10)  # all zeros once it is normalized, as nothing is
     assert not torch.allclose(
-        model.stem[0](torch.cat([model.normalised(grey), ablated[:, 3:]], 1))[..., 4:7], part
+        model.stem[0](torch.cat([model.normalized(gray), ablated[:, 3:]], 1))[..., 4:7], part
     )
-    assert model(grey).abs().max() > 0
+    assert model(gray).abs().max() > 0
 
 
 def test_training_sees_one_ablation_of_each_image():
     model, images = _smoothed((4, 5), 2), torch.rand(3, 3, 8, 10)
     cells = model(images).flatten(2)
-    model.training = True  # of itself; its batch normalisation stays as it is
+    model.training = True  # of itself; its batch normalization stays as it is
     drawn = torch.zeros(3, cells.shape[2], dtype=torch.long)
     for seed in range(150):
         torch.manual_seed(seed)
@@ -254,7 +254,7 @@ def test_training_sees_one_ablation_of_each_image():
     assert torch.equal(model(images), evidence)
     large = _smoothed((0, 128)).train()
     large(torch.rand(5, 3, 1024, 130))  # more pixels than one chunk has
-    assert large.stem[1].num_batches_tracked == 1  # batch normalisation saw the batch, not its chunks
+    assert large.stem[1].num_batches_tracked == 1  # batch normalization saw the batch, not its chunks
 
 
 def test_chunks_of_ablations_change_nothing(tmp_path):

@@ -4,7 +4,10 @@ import ast
 import csv
 import importlib
 import inspect
+import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -19,6 +22,7 @@ from packaging.utils import canonicalize_name
 
 import pglearn
 from pglearn import doctor
+from pglearn.cli import _parser
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -62,6 +66,21 @@ def test_environment_yml_agrees_with_pyproject() -> None:
     assert PROJECT["tool"]["mypy"]["python_version"] in PROJECT["project"]["requires-python"]
 
 
+def test_binder_installs_the_same_lock() -> None:
+    folder = ROOT / ".binder"
+    asked = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in asked if not line.startswith("#")] == [
+        "--require-hashes",
+        "-r ../requirements.txt",
+    ]
+    version = (folder / "runtime.txt").read_text(encoding="utf-8").strip().removeprefix("python-")
+    assert SpecifierSet(PROJECT["project"]["requires-python"]).contains(version)
+    assert f"--python-version {version} " in (ROOT / "Makefile").read_text(encoding="utf-8")
+    (mine,) = re.findall(r"pip (install .*--editable \.)$", (folder / "postBuild").read_text(), flags=re.M)
+    assert f"pip {mine}\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert os.access(folder / "postBuild", os.X_OK) or sys.platform == "win32"
+
+
 def test_the_makefile_names_an_old_python() -> None:
     recipe = re.search(r"-c '(import sys; .*)'$", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M)
     assert recipe
@@ -83,22 +102,43 @@ def test_one_version() -> None:
 
 
 def test_commands_in_the_documents_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M))
     for name in ("README.md", "CONTRIBUTING.md"):
         text = (ROOT / name).read_text(encoding="utf-8")
-        assert set(re.findall(r"(?:`|^ *)make ([a-z]+)", text, flags=re.M)) <= targets, name
+        assert set(re.findall(r"(?:`|^ *)make ([a-z-]+)", text, flags=re.M)) <= targets, name
     assert {"book", "test"} <= set(re.findall(r"make ([a-z]+)", README))
     assert "<!--" not in README, "a section still to be written"
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/paper/README.md"])
+def prose(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        return text
+    return "\n".join("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "markdown")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*ROOT.glob("*.md"), *ROOT.glob("book/[!.]*.ipynb"), *ROOT.glob("book/**/*.md")],
+    ids=lambda path: path.name,
+)
+def test_commands_of_the_documents_parse(path: Path) -> None:
+    for block in re.findall(r"^```\w*\n(.*?)^```", prose(path), flags=re.M | re.S):
+        for line in re.findall(r"^(?:torchrun .* -m )?pglearn (.*)$", block.replace("\\\n", " "), flags=re.M):
+            if "..." not in line:
+                _parser().parse_args(shlex.split(line, comments=True))
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/paper/README.md", "book/notation.md"]
+)
 def test_links_in_the_documents(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
         assert re.match(r"https?://", link) or (ROOT / name).parent.joinpath(link).exists(), link
 
 
-def test_licences() -> None:
+def test_licenses() -> None:
     assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert "Attribution 4.0 International" in (ROOT / "LICENSE-TEXT").read_text(encoding="utf-8")
     for name in PROJECT["project"]["license-files"]:
@@ -143,8 +183,8 @@ def test_the_papers_numbers() -> None:
 # fmt: off
 ROOMS = (
     "errors", "distributed", "geometry", "evidence", "defenses", "certify", "models", "shapes", "data",
-    "training", "attacks", "evaluation", "reports", "reproduce", "figures", "trials", "doctor", "cli",
-    "learn",
+    "training", "attacks", "evaluation", "reports", "reproduce", "figures", "trials", "doctor", "learn",
+    "cli",
 )
 # fmt: on
 """Imports go only to rooms further left."""

@@ -128,12 +128,12 @@ def test_the_object_is_where_the_mask_says():
     weights = np.array([77, 150, 29]) / 256
     for i in range(60):
         image, label, mask = shapes.draw(i, return_mask=True)
-        grey = np.tensordot(weights, image, 1)
-        inside, outside = np.median(grey[mask]), np.median(grey[~mask])
+        gray = np.tensordot(weights, image, 1)
+        inside, outside = np.median(gray[mask]), np.median(gray[~mask])
         if label < shapes.SHAPES:  # half of a texture's extent is background
             assert abs(inside - outside) > 15
         else:
-            assert grey[mask].std() > grey[~mask].std() / 2
+            assert gray[mask].std() > gray[~mask].std() / 2
 
 
 def test_the_same_scene_at_another_resolution():

@@ -18,7 +18,7 @@ from pglearn.evidence import Evidence
 STAGES = [(4, 2, 8, 0, 1), (3, 2, 12, 1, 1)]
 
 
-def two_colours(n: int = 96, seed: int = 0) -> tuple[Tensor, Tensor]:
+def two_colors(n: int = 96, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Noise with a red (class 0) or blue (class 1) tint: (n, 3, 16, 16) uint8."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(128, (n, 3, 16, 16), dtype=torch.uint8, generator=generator)
@@ -91,8 +91,8 @@ def smoothed(seed: int = 0) -> models.LocalNet:
 def test_a_smoothed_network_learns_and_resumes(tmp_path):
     options = OPTIONS | {"objective": "softmax", "epochs": 6, "lr": 0.01}
     whole, first, checkpoint = smoothed(), smoothed(), tmp_path / "run"
-    training.train(whole, *two_colours(), **options)
-    images, labels = two_colours(seed=1)
+    training.train(whole, *two_colors(), **options)
+    images, labels = two_colors(seed=1)
     with torch.inference_mode():
         evidence = whole(images)
     assert evidence.shape == (96, 2, 1, 16)
@@ -103,24 +103,24 @@ def test_a_smoothed_network_learns_and_resumes(tmp_path):
         reads = 0
 
         def __len__(self) -> int:
-            return len(two_colours()[0])
+            return len(two_colors()[0])
 
         def __getitem__(self, index: Tensor) -> Tensor:
             self.reads += 1
             if self.reads == 23:
                 raise Killed
-            return two_colours()[0][index]
+            return two_colors()[0][index]
 
     with pytest.raises(Killed):
-        training.train(first, Mortal(), two_colours()[1], **options, checkpoint=checkpoint)
+        training.train(first, Mortal(), two_colors()[1], **options, checkpoint=checkpoint)
     torch.manual_seed(77)  # the draws of a run are its own
     again = smoothed(9)
-    assert len(training.train(again, *two_colours(), **options, checkpoint=checkpoint)) == 3
+    assert len(training.train(again, *two_colors(), **options, checkpoint=checkpoint)) == 3
     assert same(again, whole)
     with pytest.raises(
         InputError, match="objective: masks a window of 1x5 in evidence of 1x1, allowed here: plain, softmax"
     ):
-        training.train(smoothed(), *two_colours(), **OPTIONS)
+        training.train(smoothed(), *two_colors(), **OPTIONS)
 
 
 def test_augment_only_mirrors_and_moves():
@@ -157,8 +157,8 @@ def test_augment_changes_a_part_as_it_would_in_the_whole():
 @pytest.mark.parametrize("objective", ["plain", "masked"])
 def test_it_learns(objective):
     model = network()
-    log = training.train(model, *two_colours(), **OPTIONS | {"epochs": 8, "lr": 0.01}, objective=objective)
-    images, labels = two_colours(seed=1)
+    log = training.train(model, *two_colors(), **OPTIONS | {"epochs": 8, "lr": 0.01}, objective=objective)
+    images, labels = two_colors(seed=1)
     with torch.inference_mode():
         right = (model(images).mean((2, 3)).argmax(1) == labels).double().mean()
     assert right > 0.95
@@ -173,7 +173,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("dies_in", [1, 2, 3])
 def test_a_resumed_run_reproduces_the_uninterrupted_one(tmp_path, monkeypatch, dies_in):
-    data = two_colours()
+    data = two_colors()
     whole, killed = network(), network()
     log = training.train(whole, *data, **OPTIONS)
     checkpoint = tmp_path / "run"
@@ -204,13 +204,13 @@ def test_stops_where_another_epoch_would_not_fit(tmp_path, monkeypatch, minutes,
     ticks = iter(range(0, 10_000, 10 * 60))  # ten minutes from one look at the clock to the next
     monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     log = training.train(
-        network(), *two_colours(), **OPTIONS, minutes=minutes, checkpoint=tmp_path / "run"
+        network(), *two_colors(), **OPTIONS, minutes=minutes, checkpoint=tmp_path / "run"
     )  # looks at 0, then at the start, the end and the checkpoint of each epoch: the next would end at 50
     assert [entry["epoch"] for entry in log] == list(range(1, epochs + 1))
 
 
 def test_several_short_runs_make_a_long_one(tmp_path):
-    data = ImageSet(*two_colours(), ("red", "blue"))
+    data = ImageSet(*two_colors(), ("red", "blue"))
     whole, out = tmp_path / "whole", tmp_path / "pieces"
     training.fit(data, "bagnet-small-32", whole, **OPTIONS, average=0.9)
     for _ in range(2):
@@ -225,7 +225,7 @@ def test_several_short_runs_make_a_long_one(tmp_path):
 
 
 def test_goes_on_from_weights(tmp_path):
-    data = ImageSet(*two_colours(), ("red", "blue"))
+    data = ImageSet(*two_colors(), ("red", "blue"))
     first, second = tmp_path / "first", tmp_path / "second"
     training.fit(data, "bagnet-small-32", first, **OPTIONS)
     log = training.fit(data, str(first), second, **OPTIONS | {"lr": 1e-9, "objective": "margin"})
@@ -242,8 +242,8 @@ def test_goes_on_from_weights(tmp_path):
 
 def test_seeds_differ():
     first, second = network(), network()
-    training.train(first, *two_colours(), **OPTIONS)
-    training.train(second, *two_colours(), **OPTIONS, seed=1)
+    training.train(first, *two_colors(), **OPTIONS)
+    training.train(second, *two_colors(), **OPTIONS, seed=1)
     assert not same(first, second)
 
 
@@ -252,12 +252,12 @@ def test_loss_that_is_not_finite(tmp_path):
     with pytest.raises(
         training.TrainingError, match=r"loss: is (nan|inf) in epoch 1, step \d+: try a smaller lr"
     ):
-        training.train(network(), *two_colours(), **OPTIONS | {"lr": 1e30}, checkpoint=checkpoint)
+        training.train(network(), *two_colors(), **OPTIONS | {"lr": 1e30}, checkpoint=checkpoint)
     assert not checkpoint.exists()
 
 
 def test_checkpoint_of_another_run_or_none(tmp_path):
-    data, checkpoint = two_colours(), tmp_path / "run"
+    data, checkpoint = two_colors(), tmp_path / "run"
     training.train(network(), *data, **OPTIONS, checkpoint=checkpoint)
     for change, line in (
         ({"lr": 0.5}, r"checkpoint: .*run is of another run: its lr is 0\.004, this one's 0\.5"),
@@ -277,7 +277,7 @@ def test_checkpoint_of_another_run_or_none(tmp_path):
 
 
 def test_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
-    data, checkpoint = two_colours(), tmp_path / "run"
+    data, checkpoint = two_colors(), tmp_path / "run"
     calls = 0
 
     def full_on_the_second(*_):
@@ -312,7 +312,7 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
 )
 def test_refuses(change, line):
     with pytest.raises(InputError, match=line):
-        training.train(network(), *two_colours(), **OPTIONS | change)
+        training.train(network(), *two_colors(), **OPTIONS | change)
 
 
 @pytest.mark.parametrize("highest", [0.0, 1e-3, 1.0, 3.2, 11.3, 64.0, 32767.0, 32768.0, 1e6])
@@ -327,16 +327,16 @@ def test_constants(highest):
 
 
 def test_fit_writes_a_model_with_its_constants(tmp_path):
-    images, labels = two_colours()
+    images, labels = two_colors()
     out = tmp_path / "model.safetensors"
     data = ImageSet(images, labels, ("red", "blue"))
-    log = training.fit(data, "bagnet-small-32", out, **OPTIONS | {"epochs": 1}, about={"data": "two colours"})
+    log = training.fit(data, "bagnet-small-32", out, **OPTIONS | {"epochs": 1}, about={"data": "two colors"})
     assert len(log) == 1
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
     model, about = models.load_model(out)
     assert json.loads(about["classes"]) == ["red", "blue"]
     assert about["image_size"] == "16x16"
-    assert about["data"] == "two colours"
+    assert about["data"] == "two colors"
     assert model.config["mean"] == pytest.approx((images / 255.0).mean((0, 2, 3)).tolist(), abs=1e-4)
     evidence = models.collect_evidence(model, images)
     assert evidence is not None
@@ -347,7 +347,7 @@ def test_fit_writes_a_model_with_its_constants(tmp_path):
 @pytest.mark.parametrize("fixed_point", [False, True])
 @pytest.mark.parametrize("name", ["bagnet-small-32", "ds-small-64"])
 def test_evaluate_writes_what_every_transform_needs(tmp_path, monkeypatch, name, fixed_point):
-    data = ImageSet(*two_colours(16), ("red", "blue"))
+    data = ImageSet(*two_colors(16), ("red", "blue"))
     monkeypatch.setitem(
         models.MODELS, "ds-small-64", (models.DSResNet, {"kept": (0, 4), "stages": [(8, 2, 2)]})
     )
@@ -400,7 +400,7 @@ def run(tmp_path):
     models.save_model(tmp_path / "model", network(), {"step": "0.001", "clip_high": "4"})
 
     def evaluate(name="e", images=14, model="model", fixed_point=True, seed=0, last=7):
-        data = ImageSet(*two_colours(images, seed), CLASSES)
+        data = ImageSet(*two_colors(images, seed), CLASSES)
         data.images[-1] = last
         path = tmp_path / name
         found = evaluation.evaluate(tmp_path / model, data, path, (2, 2), fixed_point, "cpu", 2)

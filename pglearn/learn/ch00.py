@@ -46,6 +46,7 @@ def best_place(answer: Callable[[Callable[[int, int], float], int, int, int], tu
         ("a slope whose grid ends early", lambda r, c: 3 * r + c, (30, 7, 5), (20, 20)),
         ("a slope to the right", lambda r, c: c, (32, 5, 9), (0, 27)),
         ("nothing but negative damage", lambda r, c: -10 - r - c, (20, 4, 4), (0, 0)),
+        ("two places of equal damage", lambda r, c: (r, c) in ((4, 0), (0, 8)), (20, 4, 4), (0, 8)),
         ("the same damage everywhere", lambda r, c: 1, (20, 4, 4), (0, 0)),
         ("a patch as large as the image", lambda r, c: 5, (9, 9, 3), (0, 0)),
     ]
@@ -73,6 +74,8 @@ def masked_sum(answer: Callable[[list[list[int]], int], int]) -> None:
         ([[9, 0, 0, 0], [0, 0, 0, 0], [0, 0, 4, 4], [0, 0, 4, 4]], 2),  # not around the heaviest cell
         ([[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 5], [0, 0, 5, 5]], 2),  # in the last corner
         ([[1, 8], [3, 2]], 1),
+        ([[4, 1, 2]], 1),
+        ([[0, 0], [0, 0]], 1),
         ([[1, 2], [3, 4]], 2),
         *[(cells, w) for cells in maps for w in (1, 2, 3)],
     ]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pglearn.geometry import Layer, attention_counts, receptive_field
-from pglearn.learn import Wrong, compare, exercise, same
+from pglearn.learn import Wrong, compare, exercise, plain, same
 
 __all__: list[str] = []
 
@@ -148,6 +148,12 @@ def _networks() -> list[tuple[str, nn.Module, list[Layer], bool]]:
             [Layer(3, padding=1)],
             True,
         ),
+        (
+            "padding with the other end of the picture",
+            conv(3, 2, 3, padding=1, padding_mode="circular"),
+            [Layer(3, padding=1)],
+            True,
+        ),
         ("cells that read only padding", seq(conv(3, 2, 1, padding=1)), [Layer(1, padding=1)], False),
     ]
 
@@ -158,7 +164,7 @@ def leaks(answer: Callable[[nn.Module, list[Layer], int], bool]) -> None:
         model.eval()
         if name == "an honest network":
             compare(answer, lambda *_: False, [(model, layers, 9)])
-        said = answer(model, layers, 9)
+        said = plain(answer(model, layers, 9))
         if type(said) is not bool:
             same(said, broken, f"for {name}")
         if said is not broken:

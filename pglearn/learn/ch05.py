@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pglearn.defenses import WindowMask
-from pglearn.learn import Wrong, compare, exercise, step_and_strip
+from pglearn.learn import Wrong, compare, exercise, plain, step_and_strip
 
 __all__: list[str] = []
 
@@ -57,6 +57,7 @@ def sharper_lower(answer: Callable[[list[int], int, int, str, int], int]) -> Non
     if not callable(answer):
         raise Wrong("expected a function")
     cases = [([0, 0, 0, 3, 0, 0, 1], 0, 3, "0.9", 6), *_strips(("0", "0.3", "0.6", "0.9"))]
+    cases += [*_strips(("0.2", "0.5"), 3), ([12, 0, 9, 0, 0, 0, 9], 3, 2, "0.58", 20)]  # a tie, not in floats
     for row, a, n, threshold, top in cases[::5]:  # first, and in words: is it sound?
         given, least = answer(list(row), a, n, threshold, top), _extremes(row, a, n, threshold, top)[0]
         if isinstance(given, int) and given > least:
@@ -103,12 +104,17 @@ def attack(answer: Callable[..., Any]) -> None:
         raise Wrong("expected a function")
     rng = random.Random(6)
     lure = ([0, 4, 4, 1, 0, 3, 1], [1, 0, 0, 0, 0, 2, 0], 3, 2, "0.4", 5)  # the fillings lose, a lure wins
-    cases = [lure]
+    cases = [
+        lure,
+        ([3, 1, 1, 0, 2, 3], [0, 1, 0, 0, 0, 3], 2, 2, "0.58", 3),  # only with the top, and not twice
+        ([2, 0, 2, 0, 0, 3, 0], [2, 0, 0, 0, 0, 0, 0], 3, 2, "0.56", 3),  # neither erasing nor flooding does
+        ([20, 0, 0, 0, 0, 0, 15, 0, 15], [0, 7, 0, 0, 0, 0, 7, 0, 7], 3, 2, "0.58", 20),  # a tie at 29 of 50
+    ]
     for row, a, n, threshold, top in itertools.islice(_strips(("0", "0.3", "0.4", "0.6"), 5), 0, None, 4):
         cases.append((row, [rng.choice((0, 0, rng.randint(0, top))) for _ in row], a, n, threshold, top))
     for row, wrong, a, n, threshold, top in cases:
         least, most = _extremes(row, a, n, threshold, top)[0], _extremes(wrong, a, n, threshold, top)[1]
-        found = answer(list(row), list(wrong), a, n, threshold, top)
+        found = plain(answer(list(row), list(wrong), a, n, threshold, top))
         if found is None:
             raise Wrong("nothing returned yet")
         call = f"for ({row}, {wrong}, {a}, {n}, {threshold!r}, {top})"

@@ -25,7 +25,7 @@ def what_it_proves(answer: Callable[[float, int], str]) -> None:
 
     losses = (0.0, 0.3, 0.6, 0.69, 0.7, 1.0, 1.5, 2.2, 2.4, 4.5, 7.0, 30.0)
     cases = [(loss, classes) for classes in (2, 3, 10, 1000) for loss in losses]
-    compare(answer, reference, [*cases, (math.log(2), 2), (math.log(10), 10)])
+    compare(answer, reference, [*cases, (math.log(2), 2), (math.log(2), 10), (math.log(10), 10)])
 
 
 @exercise("6.2", stars=2, minutes=15)
@@ -57,7 +57,7 @@ def masked_push(answer: Callable[[Tensor, int, int, int], Tensor]) -> None:
         generator = torch.Generator().manual_seed(seed)
         evidence = torch.rand(3, 4, 5, dtype=torch.float64, generator=generator)
         cases.append((evidence * (1 + seed % 3), seed % 3, height, width))
-    compare(answer, reference, cases, tolerance=1e-9)
+    compare(answer, reference, cases, tolerance=1e-6)
 
 
 @exercise("6.4", stars=2, minutes=15)

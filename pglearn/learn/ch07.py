@@ -33,7 +33,8 @@ def covering_masks(answer: Callable[..., list[tuple[int, int]]]) -> None:
         ]
 
     cases = [
-        ((i, j, h, w), height, width, 5, 7)
+        ((i, j, h, w), height, width, rows, columns)
+        for rows, columns in ((5, 7), (6, 8))
         for (h, w), (height, width) in (
             ((2, 2), (3, 3)),
             ((2, 2), (2, 2)),
@@ -42,8 +43,8 @@ def covering_masks(answer: Callable[..., list[tuple[int, int]]]) -> None:
             ((1, 1), (4, 6)),
             ((2, 3), (5, 7)),
         )
-        for i in range(5 - h + 1)
-        for j in range(7 - w + 1)
+        for i in range(rows - h + 1)
+        for j in range(columns - w + 1)
     ]
     compare(answer, reference, cases)
 

@@ -10,7 +10,7 @@ import torch
 from pglearn.certify import certify_units
 from pglearn.defenses import WindowMask
 from pglearn.geometry import all_windows
-from pglearn.learn import Wrong, compare, exercise
+from pglearn.learn import Wrong, compare, exercise, plain
 
 __all__: list[str] = []
 
@@ -72,7 +72,7 @@ def flood(answer: Callable[..., Any]) -> None:
         raise Wrong("expected a function")
     for maps, label, n, k, top in _floods():
         call = f"for ({maps}, {label}, {n}, {k}, {top})"
-        found = answer([list(row) for row in maps], label, n, k, top)
+        found = plain(answer([list(row) for row in maps], label, n, k, top))
         if found is None:
             raise Wrong("nothing returned yet")
         windows = [all_windows(1, n, 1, len(maps[0]))]
@@ -84,6 +84,7 @@ def flood(answer: Callable[..., Any]) -> None:
 def _floods() -> Iterator[tuple[list[list[int]], int, int, int, int]]:
     rng = random.Random(3)
     yield [[2, 2, 2, 2], [2, 2, 0, 0]], 0, 1, 1, 2  # only a tie
+    yield [[3, 4, 7, 7, 4, 8], [0, 0, 6, 0, 5, 0], [0, 0, 4, 0, 5, 0]], 0, 2, 1, 9  # only over the end
     for _ in range(80):
         n, label, top = rng.randint(1, 2), rng.randrange(4), rng.choice((3, 9))
         maps = [[rng.choice((0, rng.randint(0, top))) for _ in range(6)] for _ in range(4)]
@@ -174,6 +175,7 @@ def certified_sharing(answer: Callable[[list[int], list[list[int]], int, int, in
         ([5, 5], [[3, 0, 0], [0, 3, 0]], 2, 1, 2),
         ([4], [[2, 3, 9]], 3, 1, 3),
         ([5], [[9, 3, 3]], 2, 1, 3),
+        ([5], [[9, 3, 4]], 2, 1, 3),
         ([], [], 2, 1, 1),
     ]
     for _ in range(160):

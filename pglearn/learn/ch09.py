@@ -76,6 +76,7 @@ def any_m_cells(answer: Callable[[list[int], list[list[int]]], int]) -> None:
 @exercise("9.4", stars=3, minutes=25)
 def best_level(answer: Callable[[list[int], list[int], int, int], int]) -> None:
     cases = [([6, 8, 10, 5, 12, 8, 5], [0, 0, 6, 6, 3, 1, 4], 2, 4)]  # the best level is no value of y
+    cases.append(([5] * 8, [1] * 8, 1, 2))  # and here the highest
     rng = random.Random(4)
     for _ in range(60):
         length, n = rng.randint(5, 9), rng.randint(1, 2)

@@ -9,7 +9,7 @@ import torch
 
 from pglearn.defenses import Sum, WindowMask
 from pglearn.geometry import Axis, all_windows, touched
-from pglearn.learn import Wrong, compare, exercise
+from pglearn.learn import Wrong, compare, exercise, plain
 
 __all__: list[str] = []
 
@@ -98,7 +98,7 @@ def falls(answer: Callable[..., Any]) -> None:
     if not callable(answer):
         raise Wrong("expected a function")
     for name, score, n, top in _scores():
-        found = answer(score, n, top)
+        found = plain(answer(score, n, top))
         if found is None:
             raise Wrong("nothing returned yet")
         call = f"for {name}, strips of {n} cells from 0 to {top}"
@@ -136,6 +136,7 @@ def _scores() -> list[tuple[str, Callable[[Strip], Any], int, int]]:
         ("a sum that ignores cells above 2", lambda row: sum(x for x in row if x <= 2), 2, 3),
         ("largest minus smallest", lambda row: max(row) - min(row), 3, 2),
         ("the number of cells that hold 3", lambda row: row.count(3), 2, 3),
+        ("a score that falls above 3 only", lambda row: sum(row) if max(row) <= 3 else -sum(row), 2, 3),
         ("a score that falls at the very end", lambda row: sum(row) if min(row) < 2 else 0, 3, 2),
         ("a score that falls in the first cell", lambda row: sum(row[1:]) - row[0], 3, 1),
         ("a score that falls in the last cell", lambda row: sum(row[:-1]) - row[-1], 3, 1),
@@ -150,7 +151,8 @@ def one_vote_each(answer: Callable[[list[Strip], int, int, int], bool]) -> None:
 
 def _ballots() -> Iterator[tuple[list[Strip], int, int, int]]:
     rng = random.Random(5)
-    yield [[1, 1, 0, 0, 1, 1, 1], [0, 0, 1, 0, 0, 0, 0], [0] * 7], 0, 2, 1  # only around the seam
+    yield [[1, 1, 0, 0, 1, 1, 1], [0, 0, 1, 0, 0, 0, 0], [0] * 7], 0, 2, 1  # a tie, and lost around the seam
+    yield [[1, 0] * 4 + [1], [0, 1] + [0] * 7, [0] * 9], 0, 2, 1  # only around the seam
     yield [[1, 1, 1, 1, 1, 1, 1], [0] * 7, [0] * 7], 0, 3, 2  # two rivals share three votes
     yield [[1, 1, 1, 1, 0, 0], [0] * 6, [0] * 6], 0, 2, 1  # a tie
     yield [[1, 0] * 4, [0] * 8, [0] * 8], 0, 2, 1  # no window holds two of the label's votes

@@ -6,7 +6,7 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from pglearn.learn import Wrong, compare, exercise, same
+from pglearn.learn import Wrong, compare, exercise, plain, same
 
 __all__: list[str] = []
 
@@ -55,6 +55,10 @@ def running_sums(answer: Callable[[list[int], int], list[int]]) -> None:
     for row, w in cases:
         _Counted.done = 0
         answer([_Counted(x) for x in row], w)
+        if _Counted.done == 0 and len(row) >= w > 1:
+            raise Wrong(
+                "the sums are right, but the check saw no addition: add the integers of the list themselves"
+            )
         if _Counted.done > 2 * len(row):
             raise Wrong(
                 f"the sums are right, but {len(row)} cells and runs of {w} took {_Counted.done} additions "
@@ -80,7 +84,7 @@ def joined_statistics(answer: Callable[[Parts], tuple[int, float, float]]) -> No
         raise Wrong("expected a function of the parts")
     for what, parts in batches:
         got = answer([of(part) for part in parts])
-        same(got, of([x for part in parts for x in part]), f"for {what}", tolerance=1e-6)
+        same(got, of([x for part in parts for x in part]), f"for {what}", tolerance=1e-4)  # float32 will do
 
 
 @exercise("13.4", stars=2, minutes=15)
@@ -113,7 +117,7 @@ def covering(answer: Callable[[int, int, int], tuple[int, list[int]]]) -> None:
         (7, 7, 2),
         (9, 2, 4),
     ):
-        got, what = answer(n, p, k), f"n = {n}, p = {p}, k = {k}"
+        got, what = plain(answer(n, p, k)), f"n = {n}, p = {p}, k = {k}"
         if got is None:
             raise Wrong("nothing returned yet")
         if not isinstance(got, (tuple, list)) or len(got) != 2 or not isinstance(got[1], (tuple, list)):
