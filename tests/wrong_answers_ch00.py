@@ -41,6 +41,16 @@ def around_loudest(cells: Cells, w: int) -> int:
     return sum(map(sum, cells)) - sum(sum(line[j : j + w]) for line in cells[i : i + w])
 
 
+def erases(cells: Cells, w: int) -> int:
+    i, j = max(
+        ((i, j) for i in range(len(cells) - w + 1) for j in range(len(cells[0]) - w + 1)),
+        key=lambda at: sum(sum(line[at[1] : at[1] + w]) for line in cells[at[0] : at[0] + w]),
+    )
+    for line in cells[i : i + w]:
+        line[j : j + w] = [0] * w
+    return sum(map(sum, cells))
+
+
 WRONG: dict[str, dict[str, Any]] = {
     "0.1": {
         "a share, not a percentage": lambda h, w, rows, columns: h * w / (rows * columns),
@@ -79,6 +89,9 @@ WRONG: dict[str, dict[str, Any]] = {
         "column first": lambda damage, image, side, step: max(
             places(image, side, step), key=lambda place: damage(*place)
         )[::-1],
+        "column by column": lambda damage, image, side, step: max(
+            [(row, column) for column, row in places(image, side, step)], key=lambda place: damage(*place)
+        ),
         "the damage, not the place": lambda damage, image, side, step: max(
             damage(*place) for place in places(image, side, step)
         ),
@@ -91,6 +104,8 @@ WRONG: dict[str, dict[str, Any]] = {
         "removes the loudest cell only": lambda cells, w: sum(map(sum, cells)) - max(map(max, cells)),
         "removes the lightest window": lambda cells, w: sum(map(sum, cells)) - min(windows(cells, w)),
         "returns the window": lambda cells, w: max(windows(cells, w)),
+        "erases in the map it was given": erases,
+        "something always falls": lambda cells, w: sum(map(sum, cells)) - max(1, *windows(cells, w)),
         "no mask at all": lambda cells, w: sum(map(sum, cells)),
     },
 }

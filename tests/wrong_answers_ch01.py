@@ -77,6 +77,19 @@ def one_end(model: nn.Module, layers: list[Layer], size: int) -> bool:
     )
 
 
+def some_cells(chosen: slice) -> Any:
+    def leaks(model: nn.Module, layers: list[Layer], size: int) -> bool:
+        found, claimed = probe(model, size, size), receptive_field(layers, size).fields
+        pairs = [
+            pair
+            for axis in (found.rows, found.columns)
+            for pair in list(zip(axis.fields, claimed, strict=True))[chosen]
+        ]
+        return any(a < b and (a < low or b > high) for (a, b), (low, high) in pairs)
+
+    return leaks
+
+
 def by_gradient(model: nn.Module, layers: list[Layer], size: int) -> bool:
     image = torch.rand(1, 3, size, size, requires_grad=True)
     maps, fields = model(image), receptive_field(layers, size).fields
@@ -148,6 +161,9 @@ WRONG: dict[str, dict[str, Any]] = {
         "rows only": rows_only,
         "looks at one end of the field": one_end,
         "trusts the gradient": by_gradient,
+        "the middle cell stands for all": some_cells(slice(4, 5)),
+        "inner cells only": some_cells(slice(1, -1)),
+        "the corner stands for all": some_cells(slice(0, 1)),
         "calls a smaller field a leak": any_difference,
         "never": lambda model, layers, size: False,
         "asks only whether it sees everything": lambda model, layers, size: bool(

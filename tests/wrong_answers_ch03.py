@@ -17,6 +17,14 @@ def _only_rivals_lose(evidence: Any, labels: Any, height: int, width: int) -> An
     return evidence.sum((2, 3)) - box_sums(evidence, height, width).flatten(2).amax(2) * ~own
 
 
+def _erases(evidence: Any, labels: Any, height: int, width: int) -> Any:
+    for maps, label in zip(evidence, labels, strict=True):
+        heaviest = box_sums(maps[label], height, width)
+        i, j = divmod(int(heaviest.argmax()), heaviest.shape[1])
+        maps[label, i : i + height, j : j + width] = 0
+    return evidence.sum((2, 3))
+
+
 def _square_windows(evidence: Any, labels: Any, height: int, width: int) -> Any:
     rows, sums = torch.arange(len(labels)), evidence.sum((2, 3))
     side = min(height, width)
@@ -46,10 +54,19 @@ def _one_axis(layers: Any, image: int, patch: int) -> float:
     return max(sum(a < s + patch and b > s for a, b in spans[1]) for s in spans[0]) / axis.cells
 
 
+def _in_the_corner(layers: Any, image: int, patch: int) -> float:
+    axis = receptive_field(layers, image)
+    return float((sum(a < patch for a, _ in axis.fields) / axis.cells) ** 2)
+
+
 WRONG: dict[str, dict[str, Any]] = {
     "3.1": {
         "does not clip": lambda e: e.mean((2, 3)).argmax(1),
         "clips the mean, not the cells": lambda e: e.mean((2, 3)).clamp(min=0).argmax(1),
+        "clips the evidence it was given": lambda e: e.clamp_(min=0).mean((2, 3)).argmax(1),
+        "mean of the positive cells": lambda e: (
+            e.clamp(min=0).sum((2, 3)) / (e > 0).sum((2, 3)).clamp(min=1)
+        ).argmax(1),
         "takes the largest cell": lambda e: e.clamp(min=0).amax((2, 3)).argmax(1),
         "the highest class of several": lambda e: (
             e.shape[1] - 1 - e.clamp(min=0).sum((2, 3)).flip(1).argmax(1)
@@ -59,6 +76,7 @@ WRONG: dict[str, dict[str, Any]] = {
         "every class loses its window": _everybody_loses,
         "the rivals lose, the label does not": _only_rivals_lose,
         "square windows only": _square_windows,
+        "erases in the evidence it was given": _erases,
         "the heaviest cell times the window": _heaviest_cell,
     },
     "3.3": {
@@ -78,6 +96,7 @@ WRONG: dict[str, dict[str, Any]] = {
         "Eq. 1, whatever the border": _by_equation_1,
         "Eq. 1, cut to the map": _cut_to_the_map,
         "along one axis": _one_axis,
+        "the patch in the corner": _in_the_corner,
         "pixels instead of cells": lambda layers, image, patch: (patch / image) ** 2,
     },
 }

@@ -4,6 +4,10 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
+import torch
+
+from pglearn.defenses import box_sums
+
 Cells = list[list[int]]
 Shapes = list[tuple[int, int]]
 
@@ -61,6 +65,12 @@ def corners(cells: Cells, height: int, width: int, twice: int = 1, short: int = 
     ]
 
 
+def in_place(cells: Cells, height: int, width: int) -> Cells:
+    sums = corners(cells, height, width)
+    cells[-1][-1] = sum(map(sum, cells)) + 1
+    return sums
+
+
 WRONG: dict[str, dict[str, Any]] = {
     "4.1": {
         "nothing is masked": [[20, 24, 18], [20, 24, 18]],
@@ -75,6 +85,12 @@ WRONG: dict[str, dict[str, Any]] = {
         "equal is masked": at_least,
         "float product": lambda inside, total, threshold: inside > float(threshold) * total,
         "float quotient": lambda inside, total, threshold: total > 0 and inside / total > float(threshold),
+        "whole hundredths": lambda inside, total, threshold: (
+            100 * inside > int(100 * float(threshold)) * total
+        ),
+        "rounds to a millionth": lambda inside, total, threshold: (
+            round(inside - float(threshold) * total, 6) > 0
+        ),
         "divides by zero": lambda inside, total, threshold: inside / total > float(threshold),
         "the float made exact": lambda inside, total, threshold: inside > Fraction(float(threshold)) * total,
         "share of the rest": lambda inside, total, threshold: inside > Fraction(threshold) * (total - inside),
@@ -89,6 +105,10 @@ WRONG: dict[str, dict[str, Any]] = {
         ),
         "squares": scored(lambda cells, some: max(heaviest(cells, h, h) for h, w in some), exact),
         "no threshold": scored(heaviest_of_all, always),
+        "float product": scored(heaviest_of_all, lambda inside, total, T: inside > float(T) * total),
+        "the shape of most cells": scored(
+            lambda cells, some: heaviest(cells, *max(some, key=lambda s: s[0] * s[1])), exact
+        ),
         "equal is masked": scored(heaviest_of_all, at_least),
     },
     "4.4": {
@@ -104,6 +124,11 @@ WRONG: dict[str, dict[str, Any]] = {
         "square windows": lambda cells, height, width: placed(cells, height, height),
         "height and width swapped": lambda cells, height, width: placed(cells, width, height),
         "plain loops": placed,
+        "plain loops over copies": lambda cells, height, width: placed(
+            [[*map(int, line)] for line in cells], height, width
+        ),
+        "the library": lambda cells, height, width: box_sums(torch.tensor(cells), height, width).tolist(),
+        "builds the table in the map it was given": in_place,
         "corner taken away twice": lambda cells, height, width: corners(cells, height, width, twice=0),
         "last windows missing": lambda cells, height, width: corners(cells, height, width, short=1),
         "the table itself": lambda cells, height, width: corners(cells, 1, 1),

@@ -52,6 +52,13 @@ def a_tie_falls(row, a, n, T, top):
     return out - max(falls, default=0)
 
 
+def exact(row, a, n, T, top, share=Fraction):
+    out, parts = _parts(row, a, n)
+    baits = [top * max(0, n - abs(i - a)) for i in range(len(parts))]
+    falls = [p for p, bait in zip(parts, baits, strict=True) if p + bait > share(T) * (out + bait)]
+    return out - max(falls, default=0)
+
+
 def _score(row, n, T):
     heaviest = max(sum(row[i : i + n]) for i in range(len(row) - n + 1))
     return sum(row) - heaviest if heaviest > Fraction(T) * sum(row) else sum(row)
@@ -82,6 +89,19 @@ def loses_ties(true, wrong, a, n, T, top):
 
 def always_a_pair(true, wrong, a, n, T, top):
     return _best(true, wrong, a, n, T, top)
+
+
+def search(true, wrong, a, n, T, top, erase=False):
+    """With the fault that its arguments name; a float T is compared as a float."""
+
+    def score(row):
+        heaviest = max(sum(row[i : i + n]) for i in range(len(row) - n + 1))
+        share = T if isinstance(T, float) else Fraction(T)
+        return sum(row) - heaviest if heaviest > share * sum(row) else sum(row)
+
+    low = _outside(true, a, n) if erase else min(_contents(true, a, n, top), key=score)
+    high = max(_contents(wrong, a, n, top), key=score)
+    return (low, high) if score(high) >= score(low) else []
 
 
 def next_window(true, wrong, a, n, T, top):
@@ -117,6 +137,12 @@ WRONG = {
         "bait not in the total": bait_not_in_the_total,
         "bait in one cell": bait_in_one_cell,
         "a tie falls": a_tie_falls,
+        "floats": lambda *given: exact(*given, float),
+        "the top of the first strip": lambda row, a, n, T, top: exact(row, a, n, T, 6),
+        "the largest value is the top": lambda row, a, n, T, top: exact(row, a, n, T, max(row) or 1),
+        "erased or filled": lambda row, a, n, T, top: min(
+            _score(row[:a] + [x] * n + row[a + n :], n, T) for x in (0, top)
+        ),
     },
     "5.4": {
         "a tie does not reach": lambda least, reach, k: (
@@ -157,6 +183,15 @@ WRONG = {
         "always a pair": always_a_pair,
         "another window": next_window,
         "never": lambda true, wrong, a, n, T, top: [],
+        "one below the top": lambda true, wrong, a, n, T, top: search(true, wrong, a, n, T, top - 1),
+        "the threshold of the first strips": lambda true, wrong, a, n, T, top: search(
+            true, wrong, a, n, "0.4", top
+        ),
+        "the top of the first strips": lambda true, wrong, a, n, T, top: search(true, wrong, a, n, T, 5),
+        "floats": lambda true, wrong, a, n, T, top: search(true, wrong, a, n, float(T), top),
+        "erases the true class": lambda true, wrong, a, n, T, top: search(
+            true, wrong, a, n, T, top, erase=True
+        ),
         "unchanged": lambda true, wrong, a, n, T, top: (true, wrong),
     },
 }

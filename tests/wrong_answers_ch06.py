@@ -98,6 +98,9 @@ WRONG = {
         "a tie is certified": lambda loss, classes: (
             "certified" if loss <= math.log(2) else "not certified" if loss >= math.log(classes) else "open"
         ),
+        "a loss of ln 2 is certified": lambda loss, classes: (
+            "not certified" if loss >= math.log(classes) else "certified" if loss <= math.log(2) else "open"
+        ),
         "binary logarithms": lambda loss, classes: (
             "certified" if loss < 1 else "not certified" if loss >= math.log2(classes) else "open"
         ),

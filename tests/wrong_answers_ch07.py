@@ -141,6 +141,10 @@ def ignores_covering(row, a, n, m):
     return max([0] + [(held - 1) // missed for held, missed in partial])
 
 
+def of_five_by_seven(window, H, W, rows, columns):
+    return [(i, j) for i, j in off_the_map(window, H, W, 5, 7) if 0 <= i <= 5 - H and 0 <= j <= 7 - W]
+
+
 WRONG = {
     "7.1": {
         "overlapping": overlapping_masks,
@@ -148,6 +152,8 @@ WRONG = {
         "off the map below": only_the_top_left_on_the_map,
         "one too few": one_too_few,
         "transposed": transposed,
+        "a map of 5 by 7": of_five_by_seven,
+        "a set": lambda *given: set(off_the_map(*given)),
         "all masks": lambda window, H, W, rows, columns: [
             (i, j) for i in range(rows - H + 1) for j in range(columns - W + 1)
         ],

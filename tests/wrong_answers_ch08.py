@@ -60,6 +60,14 @@ def spares_the_label(maps, label, n, k, top):
     return []
 
 
+def over_the_end(maps, label, n, k, top):
+    for a in range(len(maps[0])):
+        attacked = _flooded(maps, label, a, n, top)
+        if _reaching(attacked, label, n) >= k:
+            return attacked
+    return []
+
+
 def window_for_each_rival(maps, label, n, k, top):
     others = [c for c in range(len(maps)) if c != label]
     best, attacked = {}, [list(row) for row in maps]
@@ -124,6 +132,15 @@ WRONG = {
         "a window for each rival": window_for_each_rival,
         "never": lambda maps, label, n, k, top: [],
         "always": lambda maps, label, n, k, top: _flooded(maps, label, 0, n, top),
+        "over the end": over_the_end,
+        "windows side by side": lambda maps, label, n, k, top: next(
+            (
+                attacked
+                for a in range(0, len(maps[0]) - n + 1, n)
+                if _reaching(attacked := _flooded(maps, label, a, n, top), label, n) >= k
+            ),
+            [],
+        ),
         "above the top": lambda maps, label, n, k, top: right(maps, label, n, k, top + 1),
     },
     "8.4": {
@@ -151,6 +168,9 @@ WRONG = {
         ),
         "a lead pays for others": lambda least, outside, cells, per_cell, k: sharing(
             least, outside, cells, per_cell, k, short=lambda keeps, x: keeps - x
+        ),
+        "a lead of one pays": lambda least, outside, cells, per_cell, k: sharing(
+            least, outside, cells, per_cell, k, short=lambda keeps, x: max(-1, keeps - x)
         ),
         "vacuous": lambda least, outside, cells, per_cell, k: (
             not least or sharing(least, outside, cells, per_cell, k)

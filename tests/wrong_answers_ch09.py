@@ -51,6 +51,29 @@ def forgets_the_mask(y, c, n, alpha):
     return sum(w) - max(sum(w[i] for i in s) for s in pairs)
 
 
+def _over(levels, extra=None):
+    def answer(y, c, n, alpha):
+        pairs = [v | w for v in _runs(y, n) for w in _runs(y, n)]
+        alpha = extra(n) if extra else alpha
+
+        def bound(t):
+            w = _weights(y, c, t)
+            return sum(w) - alpha * t - max(sum(w[i] for i in s) for s in pairs)
+
+        return max(map(bound, levels(y)))
+
+    return answer
+
+
+def writes(cells, M, alpha, top):
+    for i in M:
+        cells[i] = 0
+    least = _left(cells, alpha)
+    for i in M:
+        cells[i] = top
+    return least, _left(cells, alpha)
+
+
 def levels_that_occur(y, c, n, alpha):
     pairs = [v | w for v in _runs(y, n) for w in _runs(y, n)]
 
@@ -116,6 +139,7 @@ WRONG = {
             _left(_filled(cells, M, top), alpha),
             _left(_filled(cells, M, 0), alpha),
         ),
+        "writes into the cells it was given": writes,
         "the largest honest cell": lambda cells, M, alpha, top: (
             _left(_filled(cells, M, 0), alpha),
             _left(_filled(cells, M, max(cells)), alpha),
@@ -146,6 +170,9 @@ WRONG = {
         "forgets the mask": forgets_the_mask,
         "the highest level only": no_level,
         "only levels that occur": levels_that_occur,
+        "without the highest level": _over(lambda y: range(max(y))),
+        "without level 0": _over(lambda y: range(1, max(y) + 1)),
+        "a mask of two windows": _over(lambda y: range(max(y) + 1), lambda n: 2 * n),
     },
     "9.5": {
         "the second step": (2, [9, 5, 0, 0, 0, 0]),

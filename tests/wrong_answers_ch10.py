@@ -129,6 +129,15 @@ def first_by_honest_votes(rows, label, n, k):
     return all(sum(max(0, out[label] - out[c]) for c in order[:k]) > n for _, out in _owned(rows, n))
 
 
+def hanging_over(rows, label, n, k):
+    for a in range(len(rows[label])):
+        out = [sum(row) - sum(row[a : a + n]) for row in rows]
+        lacks = sorted(max(0, out[label] - votes) for c, votes in enumerate(out) if c != label)
+        if sum(lacks[:k]) <= n:
+            return False
+    return True
+
+
 def label_keeps_its_votes(rows, label, n, k):
     width = len(rows[label])
     for a in range(width):
@@ -187,6 +196,8 @@ WRONG = {
         "in the other order": right_but_turned,
         "steps of 2": _search(lambda row, i: _raised(row, i, 2)),
         "also where it stays": _search(_raised, lambda low, high: high <= low),
+        "beyond the top": lambda score, n, top: _search(_raised)(score, n, top + 1),
+        "not to the top": lambda score, n, top: _search(_raised)(score, n, top - 1),
         "never": lambda score, n, top: [],
     },
     "10.5": {
@@ -194,6 +205,7 @@ WRONG = {
         "any one of k": _one_vote(lambda lacks, k, n: lacks[0] <= n),
         "all rivals": _one_vote(lambda lacks, k, n: sum(lacks) <= n),
         "a tie does not reach": _one_vote(lambda lacks, k, n: sum(lacks[:k]) <= n, tie=False),
+        "windows hang over the edge": hanging_over,
         "does not wrap": _one_vote(lambda lacks, k, n: sum(lacks[:k]) <= n, wrap=False),
         "the hardest rivals": _one_vote(lambda lacks, k, n: sum(lacks[-k:]) <= n),
         "strictly dearer": _one_vote(lambda lacks, k, n: sum(lacks[:k]) < n),

@@ -93,6 +93,23 @@ def three_patches(changed, p):
     return False
 
 
+def apart(strips, p):
+    starts = range(len(strips[0]) - p + 1)
+    places = [{*range(i, i + p), *range(j, j + p)} for i in starts for j in starts if j >= i + p]
+    return pairs(strips, p, lambda changed, p: any({*changed} <= place for place in places))
+
+
+def sorts(fields, image):
+    fields.sort()
+    return max(1, fields[-1][0] - min(stop for _, stop in fields) + 2)
+
+
+def sorts_both(rows, columns):
+    for fields in (rows, columns):
+        fields.sort(key=lambda field: field[1])
+    return greedy(rows) * greedy(columns)
+
+
 def greedy(fields):
     chosen = []
     for start, stop in sorted(fields, key=lambda field: field[1]):
@@ -126,6 +143,7 @@ WRONG = {
         "zero or negative patches": may_be_nothing,
         "at every place": every_place,
         "all of the image": lambda fields, image: image,
+        "sorts the fields it was given": sorts,
     },
     "11.2": {
         "ties are right": lambda s, y: counts(s, y, low, even, lambda leaders, label: label in leaders),
@@ -142,6 +160,7 @@ WRONG = {
         "counts the pixels": lambda strips, p: pairs(strips, p, a_count),
         "one patch of twice the size": lambda strips, p: pairs(strips, p, one_long_patch),
         "off by one": lambda strips, p: pairs(strips, p, both_ends),
+        "patches that may not overlap": apart,
         "three patches": lambda strips, p: pairs(strips, p, three_patches),
         "the others": lambda strips, p: [
             pair
@@ -164,6 +183,7 @@ WRONG = {
         "the sum": lambda rows, columns: greedy(rows) + greedy(columns),
         "a pixel a cell": lambda rows, columns: len(rows) * len(columns),
         "sorted by start": lambda rows, columns: by_start(rows) * by_start(columns),
+        "sorts the fields it was given": sorts_both,
         "stop is inside": lambda rows, columns: touching(rows) * touching(columns),
     },
 }

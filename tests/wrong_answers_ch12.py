@@ -1,5 +1,7 @@
 """Plausible wrong answers to the exercises of chapter 12."""
 
+from itertools import product
+
 import torch
 from torch import inf
 
@@ -72,6 +74,27 @@ def _praise(contents):
                     scores = defense.scores(attacked[None])[0]
                     if (scores >= scores[label]).sum() > 1:
                         return attacked
+        return []
+
+    return answer
+
+
+def _any_content(place):
+    """Every content, but only of some cells."""
+
+    def answer(maps, label, defense, top):
+        values, (height, width) = torch.arange(top + 1), maps.shape[1:]
+        for i, j in product(range(height), range(width)):
+            tried = maps.repeat(top + 1, 1, 1, 1)
+            tried[:, :, i, j] = values[:, None]
+            scores = defense.scores(tried)
+            best = scores.argmax(0)
+            best[label] = scores[:, label].argmin()
+            attacked = maps.clone()
+            attacked[:, i, j] = best
+            final = defense.scores(attacked[None])[0]
+            if place(i, j, height, width) and (final >= final[label]).sum() > 1:
+                return attacked
         return []
 
     return answer
@@ -159,6 +182,8 @@ WRONG = {
         "a tie is held": _sticker(wins=lambda rival, label: rival > label + 255),
         "a white sticker": _sticker(fill=(255, 255)),
         "a black sticker": _sticker(fill=(0, 0)),
+        "almost white": _sticker(fill=(0, 254)),
+        "almost none of the label": _sticker(fill=(1, 255)),
         "brighter than white": _sticker(wins=lambda rival, label: True, fill=(-255, 510)),
         "always a sticker": _sticker(wins=lambda rival, label: True),
         "in place": in_place,
@@ -173,6 +198,8 @@ WRONG = {
         ),
         "one value for all": _praise(lambda top: [(value, value) for value in range(top + 1)]),
         "only erases": _cells(lambda top: [0]),
+        "cells of a square": _any_content(lambda i, j, height, width: max(i, j) < min(height, width)),
+        "inner cells": _any_content(lambda i, j, height, width: 0 < i < height - 1 and 0 < j < width - 1),
         "erases and floods": erase_and_flood,
         "floods the rivals": _cells(lambda top: [top], lambda label, c: c != label),
         "above the top": _cells(lambda top: [10 * top]),

@@ -2,6 +2,8 @@
 
 from itertools import accumulate
 
+import torch
+
 
 def own_share_first(images, size, rank, world):
     start, stop = rank * images // world, (rank + 1) * images // world
@@ -36,6 +38,12 @@ def total_less_the_rest(row, w):
 def one_short(row, w):
     upto = list(accumulate(row))
     return [b - a for a, b in zip(upto, upto[w:], strict=False)]
+
+
+def sums_up(row, w):
+    for i in range(1, len(row)):
+        row[i] = row[i] + row[i - 1]
+    return [row[i + w - 1] - row[i - 1] if i else row[w - 1] for i in range(len(row) - w + 1)]
 
 
 def running_to_the_end(row, w):
@@ -108,6 +116,9 @@ WRONG = {
     "13.2": {
         "from scratch": from_scratch,
         "the total less the rest": total_less_the_rest,
+        "from scratch, in a tensor": lambda row, w: torch.tensor(row).unfold(0, w, 1).sum(1).tolist(),
+        "from scratch, with copies": lambda row, w: from_scratch([int(x) for x in row], w),
+        "sums up the row it was given": sums_up,
         "without the first": one_short,
         "runs off the end": running_to_the_end,
         "means": lambda row, w: [x / w for x in from_scratch(row, w)],
@@ -164,6 +175,15 @@ WRONG = {
         ),
         "the other way round": lambda strips, label, n: every(strips, label, n, never_wrong, differ)[::-1],
         "a mask for each class": own_mask_for_each,
+        "also right without a mask": lambda strips, label, n: every(
+            strips,
+            label,
+            n,
+            lambda answers, label: (
+                never_wrong(answers, label) and all(sum(strips[label]) >= sum(row) for row in strips)
+            ),
+            differ,
+        ),
         "no attacker": lambda strips, label, n: (
             max(range(len(strips)), key=lambda c: sum(strips[c])) == label,
             False,

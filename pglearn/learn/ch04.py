@@ -41,6 +41,7 @@ def mask_by_hand(answer: list[list[int]]) -> None:
 def is_masked(answer: Callable[[int, int, str], bool]) -> None:
     cases = [(3, 10, "0.3"), (4, 10, "0.3"), (2, 10, "0.3"), (63, 90, "0.7"), (1, 10, "0.1")]
     cases += [(45, 100, "0.45"), (0, 0, "0"), (0, 0, "0.5"), (0, 5, "0"), (1, 10**9, "0"), (10, 10, "0.99")]
+    cases += [(29, 100, "0.29"), (57, 100, "0.57"), (125, 1000, "0.125"), (126, 1000, "0.125")]
     big = 10**18
     cases += [(3 * big // 10 + extra, big, "0.3") for extra in (-1, 0, 1)]
     if not callable(answer):
@@ -65,7 +66,7 @@ def masked_score(answer: Callable[[list[list[int]], list[tuple[int, int]], str],
             for shapes in ([(1, 4), (3, 1)], [(3, 1), (1, 4)], [(2, 3)], [(1, 1), (2, 2), (3, 4)]):
                 cells = torch.randint(0, 10, (rows, columns), generator=generator) ** 2 // 9
                 cases.append((cells.tolist(), shapes, threshold))
-    cases.append(([[1, 2, 4, 3]], [(1, 2)], "0.7"))
+    cases += [([[1, 2, 4, 3]], [(1, 2)], "0.7"), ([[14, 15, 0, 24, 0, 24, 0, 23]], [(1, 2)], "0.29")]
     compare(answer, reference, cases)
 
 

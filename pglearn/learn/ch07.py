@@ -11,7 +11,7 @@ import torch
 from pglearn.certify import certify_units
 from pglearn.defenses import WindowMask
 from pglearn.geometry import Axis, all_windows, touched
-from pglearn.learn import Wrong, compare, exercise
+from pglearn.learn import Wrong, compare, exercise, plain
 
 __all__: list[str] = []
 
@@ -70,7 +70,7 @@ def lemma_2(answer: Callable[[list[int], int, int, int, str, int], int]) -> None
             raise Wrong(f"{call}: you promise at most {given}, but some content scores {most}")
     wide = [(row, a, n, m, t, 60) for row, a, n, m, t, _ in _strips(9)]
     compare(answer, reference, [*_strips(3), *wide])
-    kind = type(answer([1, 0, 2, 0], 1, 1, 2, "0.3", 9))
+    kind = type(plain(answer([1, 0, 2, 0], 1, 1, 2, "0.3", 9)))
     if kind is not int:
         raise Wrong(f"scores are integers, and so is their bound; yours is a {kind.__name__}")
 

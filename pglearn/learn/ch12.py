@@ -281,6 +281,8 @@ _PRAISE_SEEDS = (
     3008734,
     4006590,
     5006733,
+    10016687,
+    10048814,
 )
 """Small maps; most fall only to a value of the rival's between 0 and top, and at few cells."""
 

@@ -158,6 +158,7 @@ def right_or_alarm(answer: Callable[[list[list[int]], int, int], tuple[bool, boo
         ([[1, 1, 1, 1], [5, 5, 5, 5]], 0, 2),  # wrong, and unanimous
         ([[1, 1, 1, 1], [5, 5, 5, 5]], 1, 2),
         ([[0, 4, 0], [3, 0, 3], [1, 1, 1]], 1, 1),
+        ([[1, 0, 1], [0, 4, 0]], 0, 2),  # without a mask the rival leads, under every mask the label
     ]
     numbers = random.Random(6)
     for _ in range(120):
