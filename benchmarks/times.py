@@ -24,8 +24,8 @@ def times(chapter: Path) -> tuple[int, int]:
 
 
 def write(chapters: list[Path], cores: int | None) -> None:
-    """Put the times into the last two columns of the README's table of chapters, and below it their sums, with
-    the number of cores where it is known anew.
+    """Put the times into the README's table of chapters, and their sums below it; with ``cores`` where they
+    were measured now.
     """
     path = ROOT / "README.md"
     text = path.read_text(encoding="utf-8")
@@ -45,7 +45,7 @@ def write(chapters: list[Path], cores: int | None) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stored", action="store_true", help="run nothing")
     stored = parser.parse_args().stored
     chapters = sorted((ROOT / "book").glob("[0-9][0-9]-*.ipynb"))

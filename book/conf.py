@@ -60,7 +60,7 @@ def label(app: Sphinx, node: nodes.Element, name: str) -> None:
 
 
 def number_figures(app: Sphinx, doctree: nodes.document, path: Path) -> None:
-    """Number the stored pictures. Their alt text is the caption too; a screen reader has read it and skips it."""
+    """Number the stored pictures. Their alt text is the caption too, which screen readers then skip."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     alts = [o["metadata"]["image/png"]["alt"] for o in outputs if "image/png" in o.get("data", {})]
@@ -90,9 +90,9 @@ def say_where_to_run(doctree: nodes.document, path: Path) -> None:
     """A page can only be read; above the exercises it says where they can be done."""
     for section in doctree.findall(nodes.section):
         if section[0].astext() == "Exercises":
-            how = nodes.paragraph("", "To have answers checked, run this chapter: in a copy of the repository ")
-            how += [nodes.literal("", "make book"), nodes.Text(" opens JupyterLab, and there you open ")]
-            how += [nodes.literal("", f"book/{path.name}"), nodes.Text(".")]
+            how = nodes.paragraph("", "To have answers checked, run the chapter: clone the repository, type ")
+            how += [nodes.literal("", "make book"), nodes.Text(", and open ")]
+            how += [nodes.literal("", f"book/{path.name}"), nodes.Text(" in JupyterLab.")]
             section.insert(1, nodes.tip("", how))
 
 

@@ -384,6 +384,29 @@ def _progress(args: argparse.Namespace) -> None:
     print(json.dumps(found) if args.json else table(found, known))
 
 
+def _labs_release(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from pglearn.learn.course import read_students, release
+
+    count = release(Path(args.DIR), read_students(Path(args.students)), args.labs)
+    print(f"{count} copies in {args.DIR}/release; give each student release/STUDENT and nothing else")
+
+
+def _labs_grade(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from pglearn.learn.course import grade
+
+    if not (args.seconds >= 10 and args.memory >= 1):
+        raise InputError("--seconds, --memory: too little for any notebook, allowed: 10 and 1 or more")
+    rows = grade(Path(args.DIR), args.seconds, int(args.memory * 2**30))
+    waiting = sum(row["by_hand"] > 0 for row in rows)
+    print(f"{len(rows)} submissions: marks and reasons in {args.DIR}/marks.csv, pages in {args.DIR}/feedback")
+    if waiting:
+        print(f"{waiting} wait for marks by hand: nbgrader formgrader in {args.DIR}, then this command again")
+
+
 def _doctor(args: argparse.Namespace) -> int:
     from pglearn.doctor import main
 
@@ -648,6 +671,37 @@ def _parser() -> argparse.ArgumentParser:
     progress.add_argument("--reset", action="store_true", help="forget what is solved; asks before")
     progress.add_argument("--yes", action="store_true", help="with --reset: do not ask")
     progress.set_defaults(run=_progress)
+
+    about = "Hand out the six labs of the book, and mark what comes back."
+    labs = commands.add_parser("labs", help=about, description=about)
+    steps = labs.add_subparsers(metavar="STEP", required=True, parser_class=_Parser)
+    about = (
+        "Make a course: DIR/release/STUDENT/LAB holds a notebook without solutions and hidden tests, data of "
+        "this student's own, and the files it needs. More students or labs later: the same command again."
+    )
+    step = steps.add_parser("release", help="make each student's copies", description=about)
+    step.add_argument("DIR", help="the course's folder, new or made by this command; keep it to yourself")
+    step.add_argument(
+        "--students", required=True, metavar="FILE", help="one id a line, or a CSV with a column id"
+    )
+    step.add_argument("--labs", type=_whole, nargs="+", default=[], metavar="N", help="(default: all)")
+    step.set_defaults(run=_labs_release, stopped="the same command goes on")
+    about = (
+        "Mark every new or changed DIR/submitted/STUDENT/LAB/LAB.ipynb through nbgrader, offline, each in a "
+        "box: no network, no files but its own, limits of time and memory. Writes DIR/marks.csv and "
+        "DIR/feedback. Linux only."
+    )
+    step = steps.add_parser("grade", help="mark what students handed in", description=about)
+    step.add_argument("DIR", help="the course's folder")
+    step.add_argument(
+        "--seconds",
+        type=float,
+        default=180.0,
+        metavar="S",
+        help="for a notebook; a quarter of it for one cell (default 180)",
+    )
+    step.add_argument("--memory", type=float, default=4.0, metavar="GIB", help="for a notebook (default 4)")
+    step.set_defaults(run=_labs_grade, stopped="what was graded is kept, the same command goes on")
 
     about = "Say what works on this machine and how to mend the rest."
     commands.add_parser("doctor", help=about, description=about).set_defaults(run=_doctor)

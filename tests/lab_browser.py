@@ -37,18 +37,17 @@ class Lab:
         notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(notebook, self.folder / f"{name}.ipynb")
         page = self.browser.new_page(viewport={"width": width, "height": 1000})
+        page.set_default_timeout(60_000)
         page.on("request", self._note)
         page.goto(f"{self.url}/doc/workspaces/{name}/tree/{name}.ipynb")
-        page.wait_for_selector(".jp-CodeCell", timeout=60_000)
-        commands = "async ([id, options]) => { await window.jupyterapp.commands.execute(id, options) }"
+        page.wait_for_selector(".jp-CodeCell")
+        kernel = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
+        page.wait_for_function(f"{kernel}?.status === 'idle' && {kernel}.connectionStatus === 'connected'")
+        command = "([id, options]) => { window.jupyterapp.commands.execute(id, options) }"
         if dark:
-            page.evaluate(commands, ["apputils:change-theme", {"theme": "JupyterLab Dark"}])
-        idle = "document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'"
-        page.wait_for_function(idle, timeout=60_000)
-        page.evaluate(commands, ["notebook:run-all-cells", {}])
-        page.wait_for_selector(
-            ".pg-summary:not(:empty), .jp-mod-error, [data-mime-type*=error]", timeout=60_000
-        )
+            page.evaluate(command, ["apputils:change-theme", {"theme": "JupyterLab Dark"}])
+        page.evaluate(command, ["notebook:run-all-cells", {}])
+        page.wait_for_selector(".pg-summary:not(:empty), [data-mime-type*=error]")
         failed = page.locator("[data-mime-type*=error]").all_inner_texts()
         assert not failed, failed
         return page

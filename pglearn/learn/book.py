@@ -40,8 +40,10 @@ def execute(path: Path) -> int:
         "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
         "pglearn": {"seconds": seconds},
-        **{key: value for key, value in notebook.metadata.items() if key == "widgets"},
     }
+    for cell in notebook.cells:  # of an explorer, only its still picture: a stored view shows nothing
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         nbformat.write(notebook, temporary)

@@ -297,8 +297,9 @@ def _rect(axes: Axes, mark: dict[str, Any]) -> None:
         face = (*_shade(1, mark["fill"]), mark["alpha"])
         axes.add_patch(Rectangle(*box, facecolor=face, linewidth=0, zorder=mark["zorder"]))
     if mark["stroke"]:
-        hatch = "////" if mark["hatch"] else None
-        axes.add_patch(Rectangle(*box, fill=False, hatch=hatch, **_stroke(mark)))
+        axes.add_patch(Rectangle(*box, fill=False, **_stroke(mark)))
+    if mark["stroke"] and mark["hatch"]:  # numbers under it stay readable
+        axes.add_patch(Rectangle(*box, fill=False, hatch="////", alpha=0.35, **_stroke({**mark, "line": 0})))
 
 
 def _line(axes: Axes, mark: dict[str, Any]) -> None:

@@ -201,8 +201,8 @@ class Certificate(Explorer):
         least = min(map(min, self.margins))
         for place, (text, style) in enumerate((
             ("margin of every window", {"color": "muted"}),
-            (f"this window: {signed(self.margin)}", self._verdict(self.margin)),
-            (f"worst window: {signed(least)}", self._verdict(least)),
+            (f"here: {signed(self.margin)}", self._verdict(self.margin)),
+            (f"worst: {signed(least)}", self._verdict(least)),
             (f"{'' if least > 0 else 'not '}certified", self._verdict(least)),
         )):  # fmt: skip
             panel.text(right, GRID_TOP + 20 + 28 * place, text, align="left", size=14, **style)

@@ -45,6 +45,7 @@ const marks = {
     pen.rect(m.x, m.y, m.width, m.height);
     pen.clip();
     pen.lineWidth = 1;
+    pen.globalAlpha = 0.45; // numbers under it stay readable
     pen.beginPath();
     for (let x = m.x - m.height; x < m.x + m.width; x += 7) {
       pen.moveTo(x, m.y + m.height);
@@ -148,12 +149,11 @@ function render({ model, el }) {
     const shape = JSON.stringify(list.map((c) => [c.kind, c.name, c.label, c.group, c.options]));
     if (controls.dataset.shape !== shape) {
       const groups = {}, focus = controls.contains(document.activeElement) && document.activeElement.name;
-      controls.replaceChildren();
-      for (const c of list) {
-        const home = c.group ? (groups[c.group] ??= element("fieldset", {}, element("legend", {}, c.group))) : controls;
-        if (home !== controls && !home.isConnected) controls.append(home);
-        home.append(control(c));
+      const single = list.filter((c) => !c.group).map(control);
+      for (const c of list.filter((c) => c.group)) {
+        (groups[c.group] ??= element("fieldset", {}, element("legend", {}, c.group))).append(control(c));
       }
+      controls.replaceChildren(...single, element("div", { class: "pg-groups" }, ...Object.values(groups)));
       controls.dataset.shape = shape;
       if (focus) controls.querySelector(`[name="${focus}"]`)?.focus();
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from traitlets import Int, List
@@ -95,7 +96,7 @@ class Fields(Explorer):
     def _wires(self) -> Panel:
         axes = self._axes
         stack = self._stack[: len(axes) - 1]
-        panel = Panel(WIDTH, 40 + LEVEL * len(axes) + 78, self._label(), ("ArrowLeft", "ArrowRight"))
+        panel = Panel(WIDTH, 132 + LEVEL * len(stack), self._label(), ("ArrowLeft", "ArrowRight"))
         low, high = self._range
         step = (WIDTH - 24) / (high - low)
         radius = max(2.2, min(11.0, 0.42 * step))
@@ -107,7 +108,7 @@ class Fields(Explorer):
         start, stop = axes[-1].fields[self.cell]
         top, left = 30 + LEVEL * (len(axes) - 1), 12 + (start - low) * step
         panel.rect(left, top - radius - 5, (stop - start) * step, 2 * radius + 10, fill="other", alpha=0.16)
-        reached = [self._reached(stack[level:], axes[level].cells) for level in range(len(axes))]
+        reached = self.reached
         for level, layer in enumerate(stack, 1):
             for i in reached[level]:
                 below = receptive_field([layer], axes[level - 1].cells).fields[i]
@@ -134,11 +135,16 @@ class Fields(Explorer):
             self.image + 0.3, *(middle + 0.5 for middle in middles)
         )
 
-    def _reached(self, above: list[Layer], cells: int) -> dict[int, int]:
-        """Cells of a level that lead to the chosen one through the layers ``above``: cell -> number of paths."""
-        start, _ = receptive_field(above, cells).fields[self.cell]
-        counts = enumerate(attention_counts(above), start)
-        return {i: count for i, count in counts if count and 0 <= i < cells}
+    @property
+    def reached(self) -> list[dict[int, int]]:
+        """For the pixels and each layer: the cells that lead to the chosen one, and in how many ways."""
+        levels = []
+        for depth, axis in enumerate(self._axes):
+            above = self._stack[depth : len(self._axes) - 1]
+            start, _ = receptive_field(above, axis.cells).fields[self.cell]
+            counts = enumerate(attention_counts(above), start)
+            levels.append({i: count for i, count in counts if count and 0 <= i < axis.cells})
+        return levels
 
     def _below(self, panel: Panel, counts: dict[int, int], y: float, low: float, step: float) -> None:
         """Under the pixels: the attention counts as bars, the field, and the next cell's field."""
@@ -187,23 +193,24 @@ class Fields(Explorer):
             return f"{str(error)[0].upper()}{str(error)[1:]}."
         counts = attention_counts(self._stack)
         start, stop = axis.fields[self.cell]
-        inside, padded = range(max(start, 0), min(stop, self.image)), ""
+        inside = range(max(start, 0), min(stop, self.image))
+        seen = f"pixels {inside.start} to {inside.stop - 1}" if inside else "no pixel"
         if len(inside) < axis.size:
-            padded = f" and {axis.size - len(inside)} of padding"
+            seen += f" and {axis.size - len(inside)} of padding"
         shown = counts if len(counts) <= 15 else [*counts[:4], "…", max(counts), "…", *counts[-4:]]
         return (
-            f"Receptive field: {axis.size} pixels, stride {axis.stride}, offset {axis.fields[0][0]}; "
-            f"{axis.cells} cells a side.\n"
-            f"Cell {self.cell} sees pixels {inside.start} to {inside.stop - 1}{padded}. Attention counts: {', '.join(map(str, shown))}."
+            f"Receptive field: {axis.size} pixels, stride {prod(layer.stride for layer in self._stack)}, "
+            f"offset {axis.fields[0][0]}; {axis.cells} cell{'s' * (axis.cells > 1)} a side.\n"
+            f"Cell {self.cell} sees {seen}. Attention counts: {', '.join(map(str, shown))}."
         )
 
     def alt(self) -> str:
         """The still picture in words."""
-        rows = len(self._axes)
+        rows, axis = len(self._axes), self._axes[-1]
         return (
-            f"{rows} rows of dots, {self.image} pixels at the bottom, {self._axes[-1].cells} cells at the top. "
-            f"Green wires fan out from one cell down to its {self._axes[-1].size} pixels, each dot with the number "
-            "of its paths; below, the same counts as bars. Beside it the counts in two dimensions: a square, dark "
+            f"{rows} rows of dots, {self.image} pixels at the bottom, {axis.cells} cells at the top. Green "
+            f"wires fan out from one cell down to its {axis.size} pixels, each dot with the number of its "
+            "paths; below, the same counts as bars. Beside it the counts in two dimensions: a square, dark "
             "in its center and pale in its corners."
         )
 

@@ -34,8 +34,10 @@ RIVAL = [
 
 
 class Masking(Explorer):
-    """Robust masking of ``honest`` evidence, up to three classes, the true one first, with some ``written`` over it:
-    a list of [class, row, column, value]. Masks of ``w`` x ``w`` cells, detection threshold ``T`` in hundredths.
+    """Robust masking, with masks of ``w`` x ``w`` cells and a detection threshold ``T`` in hundredths.
+
+    ``honest``: the evidence of up to three classes, the true one first. ``written``: what an attacker wrote
+    over it, a list of [class, row, column, value].
     """
 
     honest = List([TRUTH, RIVAL]).tag(sync=True)
@@ -47,8 +49,8 @@ class Masking(Explorer):
     row = Int(0).tag(sync=True)
     column = Int(4).tag(sync=True)
     hint = (
-        "Click a cell to write into it, click again to restore it. By keys: Tab to a map, arrows choose a cell, "
-        "Space writes or restores, digits write that number."
+        "Click a cell to write into it, click again to restore it. By keys: Tab to a map, arrows choose a "
+        "cell, Space writes or restores, digits write that number."
     )
     _restores = False
 
@@ -126,7 +128,7 @@ class Masking(Explorer):
                 panel.rect(
                     10 + j * side + 3, TOP + i * side + 3, side - 6, side - 6, stroke="malicious", line=2
                 )
-        mask = 10 + column * side, TOP + row * side, self.w * side, self.w * side
+        mask = 12 + column * side, TOP + row * side + 2, self.w * side - 4, self.w * side - 4
         panel.rect(*mask, stroke="mask", line=3 if masked else 1.5, hatch=masked)
         if self.owned:
             top, left, high, wide = self.owned
@@ -166,18 +168,13 @@ class Masking(Explorer):
     def summary(self) -> str:
         """Sums and defended scores, who wins, and whether the writing fits the threat model."""
         totals, scores = self.units.sum((2, 3))[0], self.defense.scores(self.units)[0]
-        said = [f"Sums: {self._tally(totals)}. Scores with T = {self.T / 100:.2f}: {self._tally(scores)}.\n"]
+        said = f"Sums: {self._tally(totals)}. Scores with T = {self.T / 100:.2f}: {self._tally(scores)}.\n"
         if self.owned is None:
-            return said[0] + "Nothing is written yet: all evidence is honest."
-        cells, (_, _, high, wide) = len({tuple(cell[1:3]) for cell in self.written}), self.owned
-        fits = max(high, wide) <= self.w
-        count = f"You wrote into {cells} cell{'s' if cells > 1 else ''}"
-        if fits:
-            return (
-                said[0]
-                + f"{count}, inside one {self.w} x {self.w} window: a patch that this mask is made for."
-            )
-        return said[0] + f"{count} spread over {high} x {wide}: more than this mask is made for."
+            return f"{said}Nothing is written yet: all evidence is honest."
+        high, wide = self.owned[2:]
+        if max(high, wide) <= self.w:
+            return f"{said}What is written fits into one window of {self.w} x {self.w}, as the mask expects."
+        return f"{said}What is written needs a window of {high} x {wide}: more than the mask expects."
 
     def _tally(self, scores: Tensor) -> str:
         each = ", ".join(f"{name} {int(score)}" for name, score in zip(self.names, scores, strict=True))
@@ -188,9 +185,9 @@ class Masking(Explorer):
     def alt(self) -> str:
         """The still picture in words."""
         return (
-            f"{len(self.honest)} maps with the evidence printed in each cell and the heaviest {self.w} by {self.w} "
-            "cells marked in gray; what somebody wrote is fenced by a dashed line. Under each map a bar of "
-            "its evidence, split into what stays and what the marked cells hold."
+            f"{len(self.honest)} maps with the evidence printed in each cell, the heaviest {self.w} by "
+            f"{self.w} cells marked in gray, and what somebody wrote fenced by a dashed line. Under each map "
+            "a bar of its evidence, split into what stays and what the marked cells hold."
         )
 
     def press(self, panel: int, x: float, y: float) -> None:

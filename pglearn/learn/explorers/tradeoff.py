@@ -1,7 +1,7 @@
 """The trade-off explorer (chapter 10): patch size, defense and k against what is clean and what is certified.
 
 Counts are read from ``data/tradeoff.csv``, which ``make results`` computes with ``certify`` from the shipped
-banks: of 1,925 rows, minutes of work.
+banks: of 2,695 rows, minutes of work.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pglearn.reproduce import SHIPPED
 __all__ = ["Tradeoff"]
 
 LEFT, TOP, ACROSS, DOWN = 44, 34, 460, 270  # the plot, in pixels of its panel
-ROW, BAR = 64, 330  # height of a defense, width of 100 %
+ROW, BAR = 47, 330  # height of a defense, width of 100 %
 
 
 @cache
@@ -177,12 +177,12 @@ class Tradeoff(Explorer):
             row, top, chosen = self.result(defense), TOP + number * ROW, defense == self.defense
             clean, certified = (100 * hits / row.images for hits in (row.clean, row.certified))
             says = f"clean {clean:.1f} %, certified {certified:.1f} %"
-            panel.text(0, top + 12, defense, color="true" if chosen else "ink", align="left", bold=chosen)
-            panel.text(BAR, top + 12, says, 12, "ink" if chosen else "muted", "right")
-            panel.rect(0, top + 24, BAR * clean / 100, 18, stroke="other" if chosen else "muted")
-            panel.rect(0, top + 24, BAR * certified / 100, 18, fill="true" if chosen else "muted")
+            panel.text(0, top + 9, defense, color="true" if chosen else "ink", align="left", bold=chosen)
+            panel.text(BAR, top + 9, says, 12, "ink" if chosen else "muted", "right")
+            panel.rect(0, top + 20, BAR * clean / 100, 15, stroke="other" if chosen else "muted")
+            panel.rect(0, top + 20, BAR * certified / 100, 15, fill="true" if chosen else "muted")
             for hits in (row.clean, row.certified):
-                whisker = [(BAR * end / 100, top + 33) for end in interval(hits, row.images)]
+                whisker = [(BAR * end / 100, top + 27.5) for end in interval(hits, row.images)]
                 panel.line(whisker, "paper", 4)
                 panel.line(whisker, "ink", 1.5)
         return panel
@@ -199,6 +199,6 @@ class Tradeoff(Explorer):
     def alt(self) -> str:
         return (
             f"Left, {self.bank} behind {self.defense} against the side of the patch: clean images stay high, "
-            "certified ones fall; in gray, what four other defenses certify. Right, a bar for each of the "
-            "five defenses at one patch: the certified images within the clean ones."
+            "certified ones fall; in gray, what the other defenses certify. Right, a bar for each of "
+            "seven defenses at one patch: the certified images within the clean ones."
         )

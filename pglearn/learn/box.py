@@ -1,0 +1,353 @@
+"""The box: a student's notebook is run where it can reach and spoil nothing but its own folder.
+
+`run` starts this file as a program of its own. That program enters new namespaces (user, processes, network,
+mounts), forks, and watches; the child builds itself a file system of Python and its folder alone, lets
+Landlock deny the rest once more, and executes the notebook in a kernel, which inherits it all. What comes out
+is one file, `result.json`, written on the notebook's side: believe nothing in it.
+
+Works for root and for an ordinary user, and imports nothing but the standard library before it is confined.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+__all__ = ["missing", "readable", "run"]
+
+PROCESSES = 64
+FILES, BYTES = 1000, 256 << 20  # of the folder
+OUTPUT = 300_000  # characters of one cell
+ROOM = 512 << 20  # memory that the machine keeps for itself
+
+
+# ---------------------------------------------------------------------------------------- the grader's side
+def missing() -> str | None:
+    """Why there is no box on this machine, and what to do; None where there is one."""
+    if sys.platform != "linux":
+        return "needs Linux 5.13 or newer (Landlock): use a virtual machine or a Linux host"
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            run(Path(folder), 60, 1 << 32)
+    except RuntimeError as error:
+        return str(error)
+    return None
+
+
+def run(folder: Path, seconds: float, memory: int) -> str | None:
+    """Execute `folder`/notebook.ipynb in the box; `folder`/result.json then has each cell's `outputs`, and
+    `at`, the number of the cell that was running, or of cells where all were.
+
+    Seconds for the whole notebook, a quarter of it for one cell; bytes for all of its processes. Returns why
+    it was ended early, None where it was not.
+    """
+    call = [sys.executable, "-P", __file__, str(folder), str(seconds), str(memory)]
+    done = subprocess.run(
+        call, capture_output=True, text=True, cwd=folder, env=_clean(folder), errors="replace"
+    )
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or ["it does not start"])[-1])
+    return done.stdout.strip() or None
+
+
+def readable() -> list[Path]:
+    """What code in the box may read besides its folder: Python, libraries, this package, the system's."""
+    packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    own = [sys.prefix, sys.base_prefix, *packages, str(Path(__file__).resolve().parents[1])]
+    system = [
+        "/usr",
+        "/lib",
+        "/lib64",
+        "/bin",
+        "/etc/ld.so.cache",
+        "/etc/fonts",
+        "/etc/localtime",
+        "/etc/passwd",
+    ]
+    kernel = [
+        "/proc/cpuinfo",
+        "/proc/meminfo",
+        "/proc/stat",
+        "/sys/devices/system",
+        "/dev/urandom",
+        "/dev/null",
+    ]
+    paths = [Path(path) for path in [*own, *system, *kernel] if os.path.exists(path)]
+    return list(dict.fromkeys(name for path in paths for name in (path, path.resolve())))
+
+
+def _clean(folder: Path) -> dict[str, str]:
+    """Nothing of the grader's environment but the language."""
+    here = {
+        name: str(folder) for name in ("HOME", "TMPDIR", "IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR")
+    }
+    return here | {
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+        "LANG": os.environ.get("LANG", "C.UTF-8"),
+        "USER": "student",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+# ---------------------------------------------------------------------------------------- the program's side
+def _main(folder: Path, seconds: float, memory: int) -> None:
+    _call("prctl", 1, signal.SIGKILL)  # ends with the grader
+    user, group = os.getuid(), os.getgid()
+    _call("unshare", 0x10000000 | 0x20000000 | 0x40000000 | 0x08000000 | 0x20000)  # see clone(2)
+    for name, text in {
+        "setgroups": "deny",
+        "uid_map": f"1000 {user} 1",
+        "gid_map": f"1000 {group} 1",
+    }.items():
+        Path(f"/proc/self/{name}").write_text(text)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _confine(folder, memory)
+        os.write(write, b"confined")
+        os.closerange(3, 256)
+        if (folder / "notebook.ipynb").exists():
+            _execute(folder, max(1, round(seconds / 4)))
+        os._exit(0)
+    os.close(write)
+    if os.read(read, 8) != b"confined":
+        sys.exit(3)
+    print(_watch(child, folder, seconds, memory) or "")
+
+
+def _watch(child: int, folder: Path, seconds: float, memory: int) -> str | None:
+    """Wait for the child; end it, and with it every process of the box, when it takes too much."""
+    end, turn, reason = time.monotonic() + seconds, 0, None
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        family = list(_family(child))
+        if time.monotonic() > end:
+            reason = f"stopped after {seconds:.0f} s"
+        elif len(family) > PROCESSES:
+            reason = f"stopped: more than {PROCESSES} processes"
+        elif sum(map(_memory, family)) > memory or _free() < ROOM:
+            reason = f"stopped: more than {memory / 2**30:.3g} GiB of memory"
+        elif turn % 10 == 0 and not _fits(folder):
+            reason = f"stopped: more than {BYTES >> 20} MiB or {FILES} files written"
+        if reason:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return reason
+        turn += 1
+        time.sleep(0.1)
+    return f"the box ended with status {ended[1]}" if ended[1] else None
+
+
+def _family(root: int) -> Iterator[int]:
+    """The process and all its descendants: orphans are adopted by `root`, the first of its namespace."""
+    children: dict[int, list[int]] = {}
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        if stat := _read(f"/proc/{name}/stat"):
+            children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(name))
+    found = [root]
+    for process in found:
+        yield process
+        found += children.get(process, [])
+
+
+def _memory(process: int) -> int:
+    """Bytes of a process, its share of what it has in common with others."""
+    lines = _read(f"/proc/{process}/smaps_rollup").splitlines()
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
+
+
+def _free() -> int:
+    return next(
+        int(x.split()[1]) << 10 for x in _read("/proc/meminfo").splitlines() if x.startswith("MemAvailable")
+    )
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:  # it has just ended
+        return ""
+
+
+def _fits(folder: Path) -> bool:
+    count = size = 0
+    for place, folders, files in os.walk(folder):
+        for name in files:
+            try:
+                size += os.lstat(os.path.join(place, name)).st_blocks * 512
+            except OSError:  # just removed
+                continue
+        count += len(files) + len(folders)
+        if count > FILES or size > BYTES:
+            return False
+    return True
+
+
+def _confine(folder: Path, memory: int) -> None:
+    """Never to be undone: for this process and all that it starts."""
+    import resource
+
+    _call("prctl", 1, signal.SIGKILL)
+    for limit, value in {
+        resource.RLIMIT_DATA: memory,
+        resource.RLIMIT_FSIZE: BYTES // 4,
+        resource.RLIMIT_NOFILE: 256,
+        resource.RLIMIT_CORE: 0,
+    }.items():
+        resource.setrlimit(limit, (value, value))
+    _rebuild(folder)
+    _call("prctl", 38, 1, 0, 0, 0)  # no new privileges
+    _landlock(folder)
+    for mode, streams in {os.O_RDONLY: [0], os.O_WRONLY: [1, 2]}.items():
+        for stream in streams:
+            os.dup2(os.open("/dev/null", mode), stream)
+
+
+def _rebuild(folder: Path) -> None:
+    """A file system of `readable` and the folder alone, read-only but for the folder: no files of others, no
+    sockets of the system's services.
+    """
+    root = folder / ".root"
+    root.mkdir()
+    _call("mount", None, b"/", None, 0x44000, None)  # recursive, private
+    _call("mount", b"none", bytes(root), b"tmpfs", 0, None)
+    for path in [*readable(), folder]:
+        place = root / path.relative_to("/")
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.mkdir() if path.is_dir() else place.touch()
+        _call("mount", bytes(path), bytes(place), None, 0x1000 if path == folder else 0x5000, None)  # bind
+    _call("syscall", 442, -100, bytes(root), 0x8000, (ctypes.c_uint64 * 4)(1, 0, 0, 0), 32)  # all read-only
+    _call("syscall", 442, -100, bytes(place), 0, (ctypes.c_uint64 * 4)(0, 1, 0, 0), 32)  # but the folder
+    os.chdir(root)
+    _call("mount", b".", b"/", None, 0x2000, None)  # move
+    os.chroot(".")
+    os.chdir(folder)
+
+
+def _landlock(folder: Path) -> None:
+    """Deny all files but `readable` and the folder, all TCP, and signals to processes outside."""
+    version = _call("syscall", 444, None, 0, 1)
+    everything = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1
+    wanted = (ctypes.c_uint64 * 3)(everything, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
+    ruleset = _call("syscall", 444, wanted, 24, 0)
+    rules = {path: 0b1101 if path.is_dir() else 0b101 for path in readable()}  # execute, read; list
+    rules |= {Path(__file__).resolve().parents[2]: 0b1000}  # list where this package lies, for its import
+    rules |= {Path("/dev/null"): 0b110, folder: everything & ~(1 << 6 | 1 << 11)}  # no devices
+    for path, access in rules.items():
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        rule = access.to_bytes(8, sys.byteorder) + place.to_bytes(4, sys.byteorder)
+        _call("syscall", 445, ruleset, 1, rule, 0)
+        os.close(place)
+    _call("syscall", 446, ruleset, 0)
+    os.close(ruleset)
+
+
+_HELP = {
+    "unshare": "user namespaces are off: as root `sysctl kernel.apparmor_restrict_unprivileged_userns=0 "
+    "kernel.unprivileged_userns_clone=1`; in a container start it with --security-opt seccomp=unconfined",
+    "syscall": "needs Linux 5.13 or newer with Landlock: boot it, or start the kernel with lsm=landlock,...",
+    "mount": "cannot mount: in a container start it with --security-opt seccomp=unconfined",
+}
+
+
+def _call(name: str, *arguments: Any) -> int:
+    given = [ctypes.c_long(x) if isinstance(x, int) else x for x in arguments]
+    result: int = getattr(ctypes.CDLL(None, use_errno=True), name)(*given)
+    if result < 0:
+        sys.exit(f"{_HELP.get(name, name)} ({os.strerror(ctypes.get_errno())})")
+    return result
+
+
+def _execute(folder: Path, seconds: int) -> None:
+    """Run every cell; where one kills the kernel or cannot be interrupted, begin again without it."""
+    import nbformat
+    from nbclient.client import NotebookClient
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from traitlets.config import Config
+
+    class Client(NotebookClient):
+        """Takes plain outputs alone, and of each cell `OUTPUT` characters."""
+
+        written = 0
+
+        def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
+            if msg["msg_type"] in ("stream", "display_data", "execute_result", "error"):
+                before, self.written = self.written, self.written + len(str(msg["content"]))
+                if before > OUTPUT:
+                    return None
+                if self.written > OUTPUT:
+                    failed(cell, f"printed more than {OUTPUT:,} characters")
+                    return None
+            elif msg["msg_type"] not in ("status", "clear_output"):
+                return None
+            return super().process_message(msg, cell, cell_index)
+
+    def failed(cell: Any, why: str) -> None:
+        cell.outputs.append(nbformat.v4.new_output("error", ename="Stopped", evalue=why, traceback=[why]))
+
+    def silent(cell: Any, execute_reply: Any, **_: Any) -> None:
+        if execute_reply["content"]["status"] == "error" and all(
+            o.output_type != "error" for o in cell.outputs
+        ):
+            failed(cell, execute_reply["content"]["evalue"])
+
+    notebook = nbformat.read(folder / "notebook.ipynb", as_version=4)
+    late = f"took longer than {seconds} s"
+    lost: dict[int, str] = {}  # cells that the kernel did not survive
+
+    def attempt() -> bool:
+        client = Client(
+            notebook,
+            timeout=seconds,
+            interrupt_on_timeout=True,
+            error_on_timeout={"ename": "Stopped", "evalue": late, "traceback": [late]},
+            allow_errors=True,
+            raise_on_iopub_timeout=True,
+            record_timing=False,
+            coalesce_streams=True,
+            kernel_name="python3",
+            shutdown_kernel="immediate",
+            on_cell_executed=silent,
+            config=Config({"ConnectionFileMixin": {"transport": "ipc"}}),
+        )
+        with client.setup_kernel():
+            for index, cell in enumerate(notebook.cells):
+                if cell.cell_type != "code":
+                    continue
+                cell.outputs, client.written = [], 0
+                save(index)
+                if index in lost:
+                    failed(cell, lost[index])
+                    continue
+                try:
+                    client.execute_cell(cell, index)
+                except DeadKernelError:
+                    lost[index] = "ended Python"
+                except CellTimeoutError:
+                    lost[index] = f"{late} and could not be interrupted"
+                if index in lost:
+                    return False
+        save(len(notebook.cells))
+        return True
+
+    def save(at: int) -> None:
+        part = folder / "result.part"
+        part.write_text(
+            json.dumps({"at": at, "outputs": [cell.get("outputs", []) for cell in notebook.cells]})
+        )
+        part.rename(folder / "result.json")
+
+    while not attempt():
+        pass
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
