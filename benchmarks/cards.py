@@ -5,7 +5,7 @@ From the root, with the weights in ``data/`` and PGLEARN_DATA set, followed by t
     python -m benchmarks.cards --log LOG pglearn train --data cifar10-jpg ... --out data/NAME.safetensors
 
 It writes the bank too, ``data/NAME-bank.safetensors``. Where there is a card, the words above its commands
-are kept. ``--check`` counts all cards again, ``--readme`` puts their Table 14 into the README, whole and short.
+are kept. ``--check`` counts all cards again, ``--readme`` puts Table 14 into the README, whole and in short.
 """
 
 from __future__ import annotations

@@ -28,13 +28,14 @@ exclude_patterns = [".*", "**/.*", "build", "mutants"]
 nb_execution_mode = "off"
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # no widget is stored: an explorer leaves a still picture
 myst_enable_extensions = ["amsmath", "dollarmath"]
+myst_dmath_double_inline = True
 myst_heading_anchors = 4
 highlight_language = "text"
 default_role = "code"
 copybutton_prompt_text = ">>> "
 
 add_module_names = False
-autodoc_default_options = {"members": True, "member-order": "bysource", "no-value": True}
+autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_inherit_docstrings = False
 autodoc_typehints_format = "short"
 FOREIGN = r"(torch|nn|numpy|np|os|pathlib|collections|fractions|typing|dict|Tensor|Axes|Figure|.*\._T)\b.*"
@@ -45,11 +46,11 @@ html_title = "pglearn"
 html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_use_index = html_domain_indices = False  # search finds more
 html_context = {"default_mode": "auto"}
 html_theme_options = {"use_download_button": True, "show_toc_level": 2}
 
 NUMBERED = r"(?:Theorem|Lemma|Figure|Exercise) \d+\.\d+"
-NOT_LINKED = nodes.title, nodes.strong, nodes.literal, nodes.literal_block, nodes.reference, nodes.raw
 
 
 def label(app: Sphinx, node: nodes.Element, name: str) -> None:
@@ -98,7 +99,7 @@ def say_where_to_run(doctree: nodes.document, path: Path) -> None:
 
 def link_names(doctree: nodes.document) -> None:
     """Link `Lemma 5.2` wherever it is named. One that does not exist is a warning of the build."""
-    for text in [text for text in doctree.findall(nodes.Text) if not isinstance(text.parent, NOT_LINKED)]:
+    for text in [text for text in doctree.findall(nodes.Text) if isinstance(text.parent, nodes.paragraph | nodes.emphasis)]:
         parts = re.split(f"({NUMBERED})", text)
         for i in range(1, len(parts), 2):
             goal = {"refdomain": "std", "reftype": "ref", "reftarget": parts[i].lower()}

@@ -302,7 +302,8 @@ def test_what_is_stated_is_proved(name: str) -> None:
 def test_theorems_and_chapters_that_are_named_exist(name: str) -> None:
     stated = {(kind, number) for chapter in CHAPTERS for kind, number, _ in statements(chapter)}
     text = "\n".join(prose(name))
-    assert set(re.findall(r"\b(Theorem|Lemma) (\d+\.\d+)\b", text)) <= stated
+    for kind, named in re.findall(r"\b(Theorem|Lemma)s? (\d+\.\d+(?:(?:, | and | or )\d+\.\d+)*)", text):
+        assert {(kind, number) for number in re.findall(r"\d+\.\d+", named)} <= stated, named
     numbers = [int(n) for n in re.findall(r"\b[Cc]hapters? (\d+)\b(?! of the paper)", text)]
     assert set(numbers) <= set(range(len(CHAPTERS)))
     for number, linked in re.findall(r"\[[Cc]hapter (\d+)[^\]]*\]\((?:\.\./)?(\d\d)-", text):
@@ -314,6 +315,11 @@ def test_the_next_chapter_is_the_next(name: str) -> None:
     following = dict(pairwise(CHAPTERS)).get(name)
     after = "\n\n".join(prose(name)).split("\n## Next\n")[1]
     assert following is None or re.findall(r"\]\((\d\d-[^)]+)\.ipynb\)", after)[0] == following
+
+
+@pytest.mark.parametrize("chapter", [1, 2, 4, 5, 10])
+def test_explorers_are_where_dragging_teaches(chapter: int) -> None:
+    assert "from pglearn.learn.explorers import " in "\n".join(map(source, code(CHAPTERS[chapter])))
 
 
 @chapters

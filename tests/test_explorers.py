@@ -347,7 +347,7 @@ def test_fields_in_the_browser(lab: Lab) -> None:
     tab_to(page, wires)
     page.keyboard.press("ArrowRight")
     summary(page, "Cell 1 sees pixels 1 to 15")
-    took(page, wires, [(0.1 + 0.03 * (i % 26), 0.2) for i in range(26)], ["ArrowLeft", "ArrowRight"] * 12)
+    took(page, wires, [(0.2 + 0.6 * (i % 2), 0.2) for i in range(27)], ["ArrowRight", "ArrowLeft"] * 12)
 
 
 @needs_chromium
@@ -362,22 +362,22 @@ def test_windows_in_the_browser(lab: Lab) -> None:
     drag(page, pixels, at(9.5, 7.5), at(10.5, 8.5))
     summary(page, "row 9, column 7: touches 3 x 3 features")
     drag(page, pixels, at(13, 11), at(15, 20))
-    summary(page, "Patch of 6 by 13 pixels at row 9, column 7: touches 4 x 5 features")
-    page.locator("select").select_option("enlarged twice, bicubic")
+    summary(page, "Patch of 6 by 13 pixels at row 9, column 7: touches 3 x 5 features")
+    page.locator("select[name=resized]").select_option("enlarged twice, bicubic")
     summary(page, "Eq. 1 is too small")
     start_of_keys(page)
     tab_to(page, page.locator("input[name='r']"))
     page.keyboard.press("Home")
     summary(page, "⌈(2 · 6 + 1 − 1) / 3⌉ = 4")
-    tab_to(page, page.locator("select"))
+    tab_to(page, page.locator("select[name=resized]"))
     page.keyboard.press("Home")
     summary(page, "⌈(6 + 1 − 1) / 3⌉ = 2")
     tab_to(page, pixels)
     for key in ("ArrowUp", "ArrowLeft", "Shift+ArrowLeft", "Shift+ArrowUp"):
         page.keyboard.press(key)
-    summary(page, "Patch of 5 by 12 pixels at row 8, column 6: touches 1 x 4 features.")
+    summary(page, "Patch of 5 by 12 pixels at row 8, column 6: touches 2 x 4 features.")
     assert page.locator(".jp-CodeCell").count() == 1
-    took(page, pixels, [at(8 + i % 2, 6 + i % 7) for i in range(26)], ["ArrowLeft", "ArrowRight"] * 12)
+    took(page, pixels, [at(8 + i % 2, 6 + i % 7) for i in range(27)], ["ArrowRight", "ArrowLeft"] * 12)
 
 
 @needs_chromium
@@ -412,4 +412,4 @@ def test_masking_in_the_browser(lab: Lab) -> None:
     summary(page, "rival 35")
     page.keyboard.press("Backspace")
     summary(page, "rival 30")
-    took(page, rival, [at(i // 6, i % 6) for i in range(12)], [*"123456789"] * 4)
+    took(page, rival, [at(i // 6, i % 6) for i in range(15)], [*"123456789"] * 4)

@@ -34,3 +34,11 @@ def test_it_shows_what_the_book_is_about(again: tuple[Figure, str]) -> None:
     proved, places = re.findall(r"at (\d+) of (\d+) places", words)[0]
     assert proved == places
     assert int(re.findall(r"leads by (\d+)", words)[0]) > 0
+
+
+def test_the_first_screen_of_the_readme() -> None:
+    head = README.split("\n## ")[0]
+    for part in ("](book/picture.png)", "\nmake book ", "\nmake test ", "\n| test images | paper: clean |"):
+        assert part in head
+    assert len(head.split("](")[0].splitlines()) <= 10
+    assert len(head.splitlines()) <= 32

@@ -23,7 +23,7 @@ from typing import Any
 __all__ = ["missing", "readable", "run"]
 
 PROCESSES = 64
-FILES, BYTES = 1000, 256 << 20  # of the folder
+FILES, BYTES = 500, 256 << 20  # of the folder
 OUTPUT = 300_000  # characters of one cell
 ROOM = 512 << 20  # memory that the machine keeps for itself
 

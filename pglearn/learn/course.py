@@ -2,7 +2,7 @@
 
 DIR/source and DIR/template hold the masters and what is left of them without solutions and hidden tests;
 DIR/release/STUDENT/LAB is for the student; DIR/submitted/STUDENT/LAB is what came back; DIR/checked its
-notebook with the test cells restored, which nbgrader grades. Gradebook, autograded and feedback are its own.
+notebook, the test cells restored, for nbgrader, to which autograded, feedback and gradebook.db belong.
 """
 
 import copy
@@ -149,7 +149,7 @@ def grade(root: Path, seconds: float = SECONDS, memory: int = MEMORY) -> list[di
     """Mark what is new or changed in `root`/submitted, write marks.csv and feedback; the rows of all.
 
     Each runs in a process and a box of its own: seconds for its notebook, bytes for all of its processes. A
-    row is student, lab, total, max, `by_hand` (points that wait for the teacher), task -> points, and the reason.
+    row is student, lab, total, max, `by_hand` (points that wait for the teacher), tasks' points, and the reason.
     Raises `InputError`.
     """
     from tqdm.auto import tqdm
@@ -388,10 +388,11 @@ def run_and_judge(notebook: Any, resources: Any) -> Any:
         errors = [out for out in cell.outputs if out.output_type == "error"]
         errors.sort(key=lambda error: error.ename != "Stopped")
         reason = f"{errors[0].ename}: {errors[0].evalue}".removeprefix("Stopped: ") if errors else None
+        if reason == "NotImplementedError: ":
+            reason = "not answered"
         if task is None:
-            if reason and (solved := cell.metadata.get("nbgrader", {}).get("grade_id", "")):
-                blank = reason.startswith("NotImplementedError")
-                stopped[solved] = "not answered" if blank else f"the solution's cell: {reason}"
+            if reason and (solution := cell.metadata.get("nbgrader", {}).get("grade_id")):
+                stopped[solution] = reason
             continue
         if errors:
             reason = stopped.get(f"{task.replace('.', '-')}-solution", reason)

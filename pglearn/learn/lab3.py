@@ -1,4 +1,4 @@
-"""Lab 3, mask by hand: each student's three maps, the window that they own, and maps to mask in other ways."""
+"""Lab 3, mask by hand: each student's three maps, the window that they own, and maps to mask otherwise."""
 
 from random import Random
 from typing import Any
@@ -17,7 +17,7 @@ Map = list[list[int]]
 
 
 def data(seed: int) -> dict[str, Any]:
-    """Maps of three classes that a person can mask, the mask's shape, and the window that an attacker owns."""
+    """Maps of three classes that a person can mask, the mask's shape, and the window of an attacker."""
     random = Random(seed)
     while True:
         mask = random.choice([[2, 3], [3, 2]])
@@ -29,12 +29,12 @@ def data(seed: int) -> dict[str, Any]:
         if clear and totals[1] > max(totals[0], totals[2]) and left[0] > max(left[1:]) and left[1] != left[2]:
             break
     order = random.sample(range(3), 3)
-    names = random.sample(["disc", "ring", "square", "cross", "star", "stripes", "checker", "dots", "waves"], 3)
-    while True:  # a window of theirs that takes something from the winner and lets its rival in
-        row, column = random.randrange(HEIGHT - mask[0] + 1), random.randrange(WIDTH - mask[1] + 1)
-        own = maps[0][row][column : column + mask[1]]
-        if sum(own) > 3 and windows[0][row * (WIDTH - mask[1] + 1) + column] < max(windows[0]):
-            break
+    names = random.sample(
+        ["disc", "ring", "square", "cross", "star", "stripes", "checker", "dots", "waves"], 3
+    )
+    # theirs is one of the winner's heavier windows, not the heaviest
+    heavier = sorted(range(len(windows[0])), key=windows[0].__getitem__)[len(windows[0]) // 2 : -1]
+    row, column = divmod(random.choice(heavier), WIDTH - mask[1] + 1)
     return {
         "classes": names,
         "maps": [maps[i] for i in order],
@@ -48,13 +48,21 @@ def data(seed: int) -> dict[str, Any]:
 def hidden(seed: int) -> dict[str, Any]:
     """Maps with evidence in several places, ties among windows and empty maps included."""
     random = Random(seed)
-    boards = [[_random(random, 4, 5, 4), [2, 2]], [_random(random, 3, 7, 9), [1, 3]], [_random(random, 5, 5, 2), [2, 3]]]
-    boards += [[[_strip(random)], [1, 2]], [_two_patches(random), [2, 2]], [[[0] * 5] * 4, [2, 2]]]
-    small = [_random(random, 3, 4, 3) for _ in range(4)]
-    elections = [[[_random(random, 4, 5, top) for top in tops], [2, 2]] for tops in ((3, 4, 5), (2, 2, 2), (9, 4))]
-    concentrated = [_concentrated(random, [2, 3]), _spread(random), _hill(random), [[0] * WIDTH] * HEIGHT]
-    single = [[0, 0, 7, 0, 0], [1, 1, 1, 1, 1]]
-    elections += [[concentrated, [2, 3]], [[[row] for row in single], [1, 2]]]
+    boards = [[_random(random, *size), mask] for size, mask in (((4, 5, 4), [2, 2]), ((3, 7, 9), [1, 3]))]
+    boards += [[_two_patches(random), [2, 2]], [[[0] * 5] * 4, [2, 2]], [[_strip(random)], [1, 2]]]
+    low, high = random.randrange(1, 5), random.randrange(5, TOP + 1)
+    for strip in (
+        [low, high, high, low],
+        [high, high, high, low],
+    ):  # where the best first window is no good one
+        boards.append([[[0] * random.randrange(1, 4) + strip + [0] * random.randrange(1, 4)], [1, 2]])
+    small = [_random(random, 3, 4, 3) for _ in range(8)]
+    elections = [
+        [[_random(random, 4, 5, top) for top in tops], [2, 2]] for tops in ((3, 4, 5), (2, 2, 2), (9, 4))
+    ]
+    twin = _hill(random)
+    elections += [[[_concentrated(random, [2, 3]), _spread(random), twin, [[0] * WIDTH] * HEIGHT], [2, 3]]]
+    elections += [[[twin, twin], [2, 3]], [[[[0, 0, 7, 0, 0]], [[1, 1, 1, 1, 1]]], [1, 2]]]
     return {"3.3": boards, "3.4": small, "3.5": elections}
 
 

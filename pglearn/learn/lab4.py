@@ -13,10 +13,11 @@ from pglearn.evidence import Evidence
 from pglearn.geometry import Windows, all_windows
 from pglearn.learn.labs import Judge, lab_file
 
-__all__ = ["FILES", "JUDGES", "TITLE", "data", "hidden"]
+__all__ = ["FILES", "JUDGES", "TITLE", "TOLERANCE", "data", "hidden"]
 
 TITLE = "Prove it"
 FILES = ("shapes-bagnet-bank.safetensors",)
+TOLERANCE = 0.0
 SHAPES = ((1, 3), (2, 3), (1, 2), (1, 4))
 THRESHOLDS = ("0.3", "0.35", "0.4", "0.45")
 PATCHES = (5, 7, 9, 11, 13)

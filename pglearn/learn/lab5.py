@@ -21,6 +21,7 @@ __all__ = [
     "FILES",
     "JUDGES",
     "TITLE",
+    "TOLERANCE",
     "claim_1",
     "claim_2",
     "claim_3",
@@ -37,6 +38,7 @@ __all__ = [
 
 TITLE = "Break a false proof"
 FILES = ()
+TOLERANCE = 0.0
 
 Map = list[list[int]]
 Window = tuple[int, int, int, int]

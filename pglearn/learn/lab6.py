@@ -27,6 +27,7 @@ __all__ = [
     "NEEDED",
     "PROPOSALS",
     "TITLE",
+    "TOLERANCE",
     "certified",
     "contents",
     "data",
@@ -35,8 +36,9 @@ __all__ = [
 
 TITLE = "Your own defense"
 FILES = ()
+TOLERANCE = 0.0
 NEEDED = 6
-"""So many images of each bank of 18 must be certified."""
+"""So many images of a bank of 18 must be certified."""
 
 BANK = "cifar10-masked-bank.safetensors"
 STEPS = 64
@@ -157,12 +159,10 @@ def contents(m: Map, window: Window, levels: list[int]) -> list[Map]:
     return found
 
 
-def certified(bounds: list[list[list[list[int]]]], labels: list[int]) -> int:
-    """How many images are certified by ``bounds[image][window][class]``, pairs (least, most)."""
+def certified(bounds: list[list[list[int]]], labels: list[int]) -> int:
+    """How many images are certified by ``bounds[image][window][class]``: the label's least, the others' most."""
     return sum(
-        all(
-            place[label][0] > max(most for c, (_, most) in enumerate(place) if c != label) for place in places
-        )
+        all(place[label] > max(most for c, most in enumerate(place) if c != label) for place in places)
         for places, label in zip(bounds, labels, strict=True)
     )
 
@@ -223,7 +223,7 @@ def _judge_scores(told: Any, expected: Any, data: dict[str, Any], hidden: dict[s
 
 def _judge_bounds(told: Any, expected: Any, data: dict[str, Any], hidden: dict[str, Any]) -> str | None:
     """Sound for all contents told of the small maps: of half of them, all that there are."""
-    cases = [*data["small"], *hidden["small"]]
+    cases = hidden["small"]
     if not isinstance(told, list) or len(told) != len(cases):
         return f"expected {len(cases)} answers"
     for answer, (m, (i, j, h, w), levels) in zip(told, cases, strict=True):
@@ -242,32 +242,26 @@ def _judge_bounds(told: Any, expected: Any, data: dict[str, Any], hidden: dict[s
 
 
 def _judge_strength(told: Any, expected: Any, data: dict[str, Any], hidden: dict[str, Any]) -> str | None:
-    """Bounds at all windows of both banks: around what was tried there, and strong enough to certify."""
-    if not isinstance(told, list) or len(told) != 2:
-        return "expected answers for two banks"
-    for bank, answer in zip((data["bank"], hidden["bank"]), told, strict=True):
-        (h, w), count = bank["shape"], len(bank["images"])
-        places = [(i, j) for i in range(9 - h) for j in range(9 - w)]
-        shapes = {
-            "bounds": (count, len(places), 4, 2),
-            "fillings": (count, len(places), 4, 2),
-            "patches": (count, 4),
-        }
-        if not isinstance(answer, dict) or answer.keys() != shapes.keys():
-            return "expected bounds, scores of the two fillings, and scores of the patches"
-        if wrong := next(
-            (name for name, shape in shapes.items() if not _has_shape(answer[name], shape)), None
-        ):
-            return f"{wrong}: expected integers of shape {shapes[wrong]}"
-        bounds, fillings = torch.tensor(answer["bounds"]), torch.tensor(answer["fillings"])
-        if (bounds[..., :1] > fillings).any() or (bounds[..., 1:] < fillings).any():
-            return "a window filled with 0 or with top scores beyond your bounds"
-        at = torch.tensor([places.index((place[0], place[1])) for place, _ in bank["patches"]])
-        there, scores = bounds[torch.arange(count), at], torch.tensor(answer["patches"])  # (N, 4, 2), (N, 4)
-        if (there[..., 0] > scores).any() or (there[..., 1] < scores).any():
-            return "a patch of the bank scores beyond your bounds"
-        if (sure := certified(answer["bounds"], bank["labels"])) < NEEDED:
-            return f"your bounds certify {sure} of {count} images, and {NEEDED} are needed"
+    """Bounds at all windows of the bank: around what was tried there, and strong enough to certify."""
+    bank, shape = hidden["bank"], hidden["bank"]["shape"]
+    places = [[i, j, *shape] for i in range(9 - shape[0]) for j in range(9 - shape[1])]
+    count = len(bank["images"])
+    shapes = {"bounds": (count, len(places), 4), "flood": (count, len(places), 4), "patches": (count, 4)}
+    if not isinstance(told, dict) or told.keys() != shapes.keys():
+        return "expected bounds, scores of the flood at each window, and scores of the patches"
+    if wrong := next((name for name, size in shapes.items() if not _has_shape(told[name], size)), None):
+        return f"{wrong}: expected integers of shape {shapes[wrong]}"
+    bounds, flood, scores = (torch.tensor(told[name]) for name in shapes)
+    images = torch.arange(count)
+    sign = torch.ones(count, 4, dtype=torch.int64)  # the label may score more than its bound, the others less
+    sign[images, bank["labels"]] = -1
+    if (sign[:, None] * (flood - bounds) > 0).any():
+        return "a window filled with 0 for the label and top for the others scores beyond your bounds"
+    at = [places.index(place) for place, _ in bank["patches"]]
+    if (sign * (scores - bounds[images, at]) > 0).any():
+        return "a patch of the bank scores beyond your bounds"
+    if (sure := certified(told["bounds"], bank["labels"])) < NEEDED:
+        return f"your bounds certify {sure} of {count} images, and {NEEDED} are needed"
     return None
 
 

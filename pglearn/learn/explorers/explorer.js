@@ -1,5 +1,8 @@
 // Draws an explorer's picture, and sends what the reader does; what it means is computed in Python (base.py).
 
+// JupyterLab takes arrows and letters from a focused element that does not itself carry this.
+const KEYS = { "data-lm-suppress-shortcuts": "true" };
+
 function element(name, attributes, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -110,8 +113,7 @@ function render({ model, el }) {
   const controls = element("div", { class: "pg-controls" }), panels = element("div", { class: "pg-panels" });
   const summary = element("p", { class: "pg-summary", "aria-live": "polite" });
   const hint = element("p", { class: "pg-hint", id: `pg-${Math.random().toString(36).slice(2)}` });
-  // JupyterLab's shortcuts (arrows select cells) stay out of it
-  const root = element("div", { class: "pg-explorer", "data-lm-suppress-shortcuts": "true" });
+  const root = element("div", { class: "pg-explorer" });
   root.append(controls, panels, summary, hint);
   el.append(root);
 
@@ -132,11 +134,11 @@ function render({ model, el }) {
 
   function control(c) {
     if (c.kind === "button") {
-      const made = element("button", { type: "button", name: c.name }, c.label);
+      const made = element("button", { ...KEYS, type: "button", name: c.name }, c.label);
       made.addEventListener("click", () => send("push", c.name));
       return made;
     }
-    const input = element(c.kind === "choice" ? "select" : "input", { type: c.kind, name: c.name });
+    const input = element(c.kind === "choice" ? "select" : "input", { ...KEYS, type: c.kind, name: c.name });
     if (c.kind === "choice") input.append(...c.options.map((option) => element("option", { value: option }, option)));
     input.addEventListener("input", () => {
       if (c.kind === "choice") send("change", c.name, input.value);
@@ -168,7 +170,7 @@ function render({ model, el }) {
   }
 
   function canvas(index) {
-    const made = element("canvas", { "aria-describedby": hint.id });
+    const made = element("canvas", { ...KEYS, "aria-describedby": hint.id });
     const at = (event) => {
       const box = made.getBoundingClientRect(), { width, height } = model.get("picture").panels[index];
       return [((event.clientX - box.left) / box.width) * width, ((event.clientY - box.top) / box.height) * height];

@@ -122,7 +122,7 @@ class Fields(Explorer):
                 panel.dot(x, y, radius if count else 0.7 * radius, "other" if count else "line")
                 if count and radius > 8.5:
                     panel.text(x, y, str(count), 11 if count < 100 else 9, "paper", bold=True)
-            label = "pixels" if level == 0 else f"layer {level}: {axis.cells} cells"
+            label = "pixels" if level == 0 else f"layer {level}: {axis.cells} cell{'s' * (axis.cells > 1)}"
             panel.text(4, 30 + LEVEL * (len(axes) - 1 - level) - 19, label, 11.5, "muted", "left")
         self._below(panel, reached[0], top + radius + 9, low, step)
         return panel
@@ -171,13 +171,14 @@ class Fields(Explorer):
         """Attention counts in two dimensions, at most the middle 40 x 40 of them."""
         panel = Panel(270, 330, "Attention counts in two dimensions")
         line = attention_counts(self._stack[: len(self._axes) - 1])
+        least, most = min(line), max(line)
         cut = max(0, len(line) - 40) // 2
         line = line[cut : len(line) - cut]
-        most, side = max(line), min(44.0, 256 / len(line))
+        side = min(44.0, 256 / len(line))
         texts = [[str(a * b) for b in line] for a in line] if len(line) <= 9 and most < 32 else []
         edge = (270 - side * len(line)) / 2
         panel.text(135, 12, f"{self._axes[-1].size} × {self._axes[-1].size} pixels of one cell")
-        panel.text(135, 32, f"looked at 1 to {most**2:,} times", 12, "muted")
+        panel.text(135, 32, f"looked at {least**2} to {most**2:,} times", 12, "muted")
         panel.cells(edge, 52, side, [[a * b / most**2 for b in line] for a in line], "other", texts)
         panel.rect(edge, 52, side * len(line), side * len(line), stroke="other", line=2)
         return panel

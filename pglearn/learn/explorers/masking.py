@@ -52,7 +52,7 @@ class Masking(Explorer):
         "Click a cell to write into it, click again to restore it. By keys: Tab to a map, arrows choose a "
         "cell, Space writes or restores, digits write that number."
     )
-    _restores = False
+    _restores = _by_keys = False
 
     def settle(self) -> None:
         """Keep cursor, mask and threshold in their ranges."""
@@ -141,9 +141,15 @@ class Masking(Explorer):
                 line=3,
                 dash=True,
             )
-        panel.rect(
-            10 + self.column * side + 1, TOP + self.row * side + 1, side - 2, side - 2, stroke="ink", line=1.5
-        )
+        if self._by_keys:
+            panel.rect(
+                10 + self.column * side + 1,
+                TOP + self.row * side + 1,
+                side - 2,
+                side - 2,
+                stroke="ink",
+                line=1.5,
+            )
         self._bar(panel, TOP + SIDE + 20, total, inside, masked, ink)
         return panel
 
@@ -192,6 +198,7 @@ class Masking(Explorer):
 
     def press(self, panel: int, x: float, y: float) -> None:
         """Write into the cell under the pointer, or restore it; a drag then does the same."""
+        self._by_keys = False
         if self._aim(x, y):
             self._restores = any(cell[:3] == [panel, self.row, self.column] for cell in self.written)
             self._write(panel, None if self._restores else self.pen)
@@ -215,6 +222,7 @@ class Masking(Explorer):
 
     def key(self, panel: int, key: str, shift: bool) -> None:
         """Arrows choose a cell; the other keys write or restore."""
+        self._by_keys = True
         if key in ARROWS:
             down, right = ARROWS[key]
             self.row, self.column = self.row + down, self.column + right

@@ -116,7 +116,8 @@ class Windows(Explorer):
             at = EDGE + i * SIDE
             panel.line([(at, EDGE), (at, EDGE + extent)], "line", 0.5)
             panel.line([(EDGE, at), (EDGE + extent, at)], "line", 0.5)
-        panel.text(EDGE, 8, f"fields of {self.r} pixels, one every {self.s}", align="left")
+        where = " of the enlarged image" if RESIZED[self.resized] else ""
+        panel.text(EDGE, 8, f"fields of {self.r} pixels, one every {self.s}{where}", align="left")
         x, y = EDGE + self.left * SIDE, EDGE + self.top * SIDE
         width, height = self.width * SIDE, self.height * SIDE
         panel.rect(x, y, width, height, fill="malicious", alpha=0.45)
@@ -189,7 +190,7 @@ class Windows(Explorer):
 
     def _verdict(self) -> str:
         if any(most > w for most, w in zip(self.most, self.eq1, strict=True)):
-            return "Eq. 1 is too small: no certificate holds"
+            return "Eq. 1 is too small: a proof that rests on it is false"
         if self.most != self.eq1:
             return "Eq. 1 is larger than any place needs"
         return "Eq. 1 is exact: some place reaches it"

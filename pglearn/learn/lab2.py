@@ -1,0 +1,98 @@
+"""Lab 2, train and look inside: each student's two classes, network and cuts, and maps to measure."""
+
+from random import Random
+from typing import Any
+
+from pglearn.learn.labs import Judge
+
+__all__ = ["FILES", "JUDGES", "TITLE", "TOLERANCE", "data", "hidden"]
+
+TITLE = "Train and look inside"
+FILES: tuple[str, ...] = ("shapes-bagnet-plain.safetensors", "shapes-bagnet.safetensors")
+TOLERANCE = 1e-6
+NEAR = 0.02
+"""How near a median over pictures must come: networks compute in floating point."""
+
+
+def data(seed: int) -> dict[str, Any]:
+    """An outline and a texture to tell apart, the first kernel, and how a picture is cut into pieces."""
+    random = Random(seed)
+    return {
+        "classes": [random.choice([0, 1, 4]), random.choice([6, 7, 8])],
+        "seed": random.randrange(10_000),
+        "kernel": random.choice([3, 4, 5]),
+        "row_cuts": [0, *sorted(random.sample(range(4, 32, 4), 2)), 32],
+        "column_cuts": [0, *sorted(random.sample(range(4, 32, 4), 3)), 32],
+        "row_order": random.choice([[1, 2, 0], [2, 0, 1], [2, 1, 0]]),
+        "column_order": random.choice([[2, 0, 3, 1], [1, 3, 0, 2], [3, 1, 2, 0], [2, 3, 0, 1]]),
+    }
+
+
+def hidden(seed: int) -> dict[str, Any]:
+    """Seeds of small training runs; fields, objects and maps; evidence of few images, below 0 too."""
+    random = Random(seed)
+    looks = [_look(random, *sizes) for sizes in ((8, 8, 3, 2, -1), (9, 12, 4, 3, -2), (6, 10, 2, 3, 0))]
+    batches = [_evidence(random, *shape) for shape in ((4, 3, 4, 5), (3, 2, 5, 4), (5, 4, 3, 3))]
+    return {
+        "2.2": [random.randrange(1000) for _ in range(2)],
+        "2.3": looks,
+        "2.4": [
+            [*batch, window, gap]
+            for batch, window, gap in zip(batches, _WINDOWS, (1.0, 0.4, 3.0), strict=True)
+        ],
+        "2.5": [[*batch, window] for batch, window in zip(batches, _WINDOWS, strict=True)],
+    }
+
+
+_WINDOWS = [2, 3], [3, 1], [2, 2]
+
+
+def _look(random: Random, height: int, width: int, size: int, stride: int, offset: int) -> list[Any]:
+    """A map, the fields of its rows and columns (some hang over the border), and where the object is."""
+    rows, columns = ([[at, at + size] for at in range(offset, side, stride)] for side in (height, width))
+    top, left = random.randrange(height - 3), random.randrange(width - 3)
+    region = [[int(top <= y < top + 3 and left <= x < left + 3) for x in range(width)] for y in range(height)]
+    return [[[random.randrange(9) for _ in columns] for _ in rows], rows, columns, region]
+
+
+def _evidence(random: Random, count: int, classes: int, height: int, width: int) -> list[Any]:
+    """Evidence (N, C, H, W) with thousandths, a fifth of it below 0, and labels that it speaks for."""
+    labels = [random.randrange(classes) for _ in range(count)]
+
+    def cell(own: bool) -> float:
+        return random.randrange(-500, 4000 if own else 2000) / 1000
+
+    maps = [
+        [[[cell(c == label) for _ in range(width)] for _ in range(height)] for c in range(classes)]
+        for label in labels
+    ]
+    return [maps, labels]
+
+
+def _measured(told: Any, expected: Any, data: dict[str, Any], hidden: dict[str, Any]) -> str | None:
+    """Measures of given evidence are exact; medians over pictures need only be near, and the verdict right."""
+    try:
+        (small, medians, verdict), (right, near, truth) = told, expected
+        exact = len(small) == len(right) and all(
+            len(a) == len(b)
+            and all(len(p) == 2 and _close(p, q, TOLERANCE) for p, q in zip(a, b, strict=True))
+            for a, b in zip(small, right, strict=True)
+        )
+        if not exact:
+            return "profile is wrong for some image of the further cases"
+        if len(medians) != len(near) or not all(map(_near, medians, near)):
+            return "the medians of the two networks are not those of your pictures"
+    except (TypeError, ValueError):
+        return "what was told is no profile, medians and verdict"
+    return None if verdict == truth else "the measures are right, the verdict does not follow from them"
+
+
+def _close(told: Any, right: Any, tolerance: float) -> bool:
+    return all(abs(a - b) <= tolerance for a, b in zip(told, right, strict=True))
+
+
+def _near(told: Any, right: Any) -> bool:
+    return len(told) == len(right) and _close(told, right, NEAR)
+
+
+JUDGES: dict[str, Judge] = {"2.5": _measured}

@@ -1,0 +1,640 @@
+"""The labs: their masters and wrong answers; the box; and a course that is handed out and marked, among the
+submissions all that should never count.
+"""
+
+import copy
+import csv
+import importlib.util
+import json
+import os
+import random
+import re
+import shutil
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nbformat
+import pytest
+
+from pglearn.cli import main
+from pglearn.learn import box, course, labs
+
+HERE = Path(__file__).parent
+MASTERS = {int(path.name[0]): path for path in sorted((HERE.parent / "book" / "labs").glob("[0-9]-*.ipynb"))}
+NO_BOX = box.missing()
+boxed = pytest.mark.skipif(NO_BOX is not None, reason=f"no box here: {NO_BOX}")
+
+
+def code(path: Path) -> list[Any]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def solved(cell: Any) -> str | None:
+    """The task that this cell of a master solves."""
+    name = cell.metadata.get("nbgrader", {}).get("grade_id", "")
+    return name.removesuffix("-solution").replace("-", ".") if name.endswith("-solution") else None
+
+
+# -------------------------------------------------------------------------------------------------- masters
+def placed(lab: int, seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """Data and hidden data of one seed, written into the folder, in which we are from now on."""
+    data, hidden = (labs.plain(getattr(labs.module(lab), kind)(seed)) for kind in ("data", "hidden"))
+    (folder / "lab-data.json").write_text(json.dumps(data))
+    (folder / "hidden-data.json").write_text(json.dumps(hidden))
+    monkeypatch.chdir(folder)
+    return data, hidden
+
+
+@pytest.mark.parametrize("lab", MASTERS)
+def test_a_master_has_tasks_as_nbgrader_wants_them(lab: int) -> None:
+    cells = nbformat.read(MASTERS[lab], as_version=4).cells
+    metas = [cell.metadata.nbgrader for cell in cells if "nbgrader" in cell.metadata]
+    assert len({meta.grade_id for meta in metas}) == len(metas)
+    assert sum(meta.get("points", 0) for meta in metas) == 20
+    tests = [(labs.tested(cell), cell.source) for cell in cells if labs.tested(cell)]
+    assert 3 <= len(tests) <= 6
+    assert [task for task, _ in tests] == [task for task in map(solved, cells) if task]
+    assert [task for task, _ in tests] == [f"{lab}.{number}" for number in range(1, len(tests) + 1)]
+    for task, source in tests:
+        visible, hidden = source.split("### BEGIN HIDDEN TESTS")
+        assert f'tell("{task}", ' in hidden
+        assert "tell(" not in visible
+        assert source.count("tell(") == 1
+        assert source.rstrip().endswith("### END HIDDEN TESTS")
+    assert sum(meta.grade and meta.solution for meta in metas) <= 1
+    for cell in cells:
+        if cell.cell_type == "code":
+            assert not re.search(r"^\s*[!%]", cell.source, flags=re.M), "also run as plain Python"
+    assert all((labs.ROOT / "data" / name).exists() for name in labs.module(lab).FILES)
+
+
+@pytest.mark.parametrize("lab", MASTERS)
+def test_the_master_is_right_and_wrong_answers_are_not(
+    lab: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what is told alone: asserts, which speak to the student, are left out."""
+    path = HERE / f"wrong_answers_lab{lab}.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    data, hidden = placed(lab, 1, tmp_path, monkeypatch)
+    expected = labs.told_by(MASTERS[lab])
+    assert list(module.WRONG) == list(expected)
+    space: dict[str, Any] = {"__name__": "__main__"}
+    cells = code(MASTERS[lab])
+
+    def verdict(task: str, printed: str) -> str | None:
+        return labs.verdict(lab, task, printed, expected[task], data, hidden)
+
+    for at, cell in enumerate(cells):
+        if (task := solved(cell)) is not None:
+            rest = cells[at + 1 :]
+            rest = rest[: 1 + next(i for i, other in enumerate(rest) if labs.tested(other) == task)]
+            assert len(module.WRONG[task]) >= 3, task
+            for mistake, source in module.WRONG[task].items():
+                try:
+                    printed = [labs.printed_by(step, space) for step in (source, *(c.source for c in rest))]
+                except Exception as error:
+                    assert "### END" not in str(error)
+                    continue  # a wrong answer may stop its test
+                reason = verdict(task, printed[-1])
+                assert reason, (task, mistake)
+                assert len(reason) < 300
+        printed_right = labs.printed_by(cell.source, space)
+        if (task := labs.tested(cell)) is not None:
+            assert verdict(task, printed_right) is None, task
+
+
+@pytest.mark.parametrize("lab", MASTERS)
+def test_every_student_has_another_answer(lab: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    for seed in (1, 2):
+        assert placed(lab, seed, tmp_path, monkeypatch) == placed(lab, seed, tmp_path, monkeypatch)
+        told.append(labs.told_by(MASTERS[lab]))
+    for task in told[0]:
+        assert told[0][task] != told[1][task], task
+
+
+@pytest.mark.parametrize("lab", MASTERS)
+def test_a_judge_survives_any_json(lab: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, hidden = placed(lab, 1, tmp_path, monkeypatch)
+    junk: list[Any] = [None, 0, -1, 1e308, float("nan"), "x", "", True, [], {}, [[]], [None], {"a": []}]
+    junk += [[value] * 2 for value in junk] + [[[0] * 3] * 3, 10**40, [10**40] * 3, "é" * 1000]
+    for task, judge in labs.module(lab).JUDGES.items():
+        for expected in (0, [0, 0], {"a": 1}):
+            for value in junk:
+                reason = labs.verdict(lab, task, f"told {task}: {json.dumps(value)}", expected, data, hidden)
+                assert reason, (task, value)
+        assert callable(judge)
+
+
+# ----------------------------------------------------------------------------------------- telling, judging
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Lab 9: five small functions, and a question."""
+    module = SimpleNamespace(
+        TITLE="Tiny",
+        FILES=("tiny.txt",),
+        TOLERANCE=0.01,
+        data=lambda seed: {"xs": random.Random(seed).sample(range(2, 1000), 3)},
+        hidden=lambda seed: {"xs": random.Random(seed).sample(range(-1000, -2), 3)},
+        JUDGES={"9.5": lambda told, *_: None if told["n"] > 3 else "n is too small"},
+    )
+    monkeypatch.setitem(sys.modules, "pglearn.learn.lab9", module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("printed", "reason"),
+    [
+        ("told 9.1: [1, 2.0]\n", None),
+        ("note told 9.1: [1, 2.005]", None),
+        ("told 9.1: [1, 2.02]", "answer[1] is wrong: 2.02"),
+        ("told 9.1: [1]", "the answer is wrong: [1]"),
+        ("told 9.1: [true, 2]", "answer[0] is wrong: True"),
+        ("told 9.1: null", "the answer is wrong: None"),
+        ("told 9.2: [1, 2]", "nothing was told"),
+        ("", "nothing was told"),
+        ("told 9.1: [1, 2]\ntold 9.1: [1, 2]", "told more than once"),
+        ("told 9.1: [1, 2", "what was told is not JSON"),
+        ("told 9.1: " + "[" * 100_000, "what was told is not JSON"),
+        ("told 9.1: [1, " + "9" * 5000 + "]", "what was told is not JSON"),
+        ("told 9.5: {}", "what was told cannot be judged (KeyError)"),
+        ('told 9.5: {"n": 3}', "n is too small"),
+        ('told 9.5: {"n": 4}', None),
+    ],
+)
+def test_verdicts(tiny: SimpleNamespace, printed: str, reason: str | None) -> None:
+    task = "9.5" if "9.5" in printed else "9.1"
+    assert labs.verdict(9, task, printed, [1, 2], {}, {}) == reason
+
+
+def test_telling(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    labs.tell("1.2", {"a": torch.tensor([[1, 2]]), "b": (True, None, torch.tensor(0.5))})
+    assert capsys.readouterr().out == 'told 1.2: {"a": [[1, 2]], "b": [true, null, 0.5]}\n'
+    assert labs.lab_file("results.csv").exists()
+    (tmp_path / "results.csv").write_text("mine")
+    assert labs.lab_file("results.csv").read_text() == "mine"
+
+
+# -------------------------------------------------------------------------------------------------- the box
+def in_box(*cells: str, seconds: float = 60, memory: int = 4 << 30) -> tuple[str | None, list[str], int]:
+    """Why it ended early; what each cell printed, or how it failed; and the number of cells that ran."""
+    with tempfile.TemporaryDirectory() as name:
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        nbformat.write(notebook, Path(name) / "notebook.ipynb")
+        ended = box.run(Path(name), seconds, memory)
+        result = json.loads((Path(name) / "result.json").read_text())
+    said = ["".join(str(out.get("text") or out.get("evalue")) for out in outs) for outs in result["outputs"]]
+    return ended, said, result["at"]
+
+
+@boxed
+def test_the_box_has_no_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGLEARN_KEY", "of the grader")
+    file = tmp_path / "outside"
+    file.write_text("untouched")
+    listener = socket.create_server(("127.0.0.1", 0))
+    door = socket.socket(socket.AF_UNIX)
+    door.bind(str(tmp_path / "door"))
+    door.listen()
+    port, before = listener.getsockname()[1], os.stat(file)
+    tries = [
+        f"open({str(file)!r}).read()",
+        f"open({str(file)!r}, 'w').write('x')",
+        f"os.symlink({str(file)!r}, 'link'); open('link').read()",
+        f"os.chmod({str(file)!r}, 0)",
+        f"os.truncate({str(file)!r}, 0)",
+        f"os.listdir({str(tmp_path)!r})",
+        f"os.remove({str(file)!r})",
+        f"open({str(HERE / 'test_labs.py')!r}).read()",
+        "open('/tmp/pglearn-escaped', 'w')",
+        "open(os.path.expanduser('~root/.bashrc')).read()",
+        "open('/etc/shadow').read()",
+        "open('/proc/1/environ').read()",
+        f"socket.create_connection(('127.0.0.1', {port}), 2)",
+        "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 53))",
+        f"socket.socket(socket.AF_UNIX).connect({str(tmp_path / 'door')!r})",
+        f"os.kill({os.getpid()}, 0)",
+        "os.mknod('device', 0o20666, os.makedev(1, 1))",
+        "subprocess.run(['mount', '-t', 'tmpfs', 'none', '.'], check=True, capture_output=True)",
+        "os.setuid(0)",
+    ]
+    loop = [
+        f"try:\n    {attempt}\n    print('DONE')\nexcept Exception as e: print(type(e))" for attempt in tries
+    ]
+    fine = [
+        "print(os.environ.get('PGLEARN_KEY'))",
+        "open('mine', 'w').write('x'); print(open('mine').read())",
+    ]
+    ended, said, at = in_box("import os, socket, subprocess", *loop, *fine)
+    assert ended is None
+    assert at == len(said)
+    assert [attempt for attempt, out in zip(tries, said[1:], strict=False) if "Error" not in out] == []
+    assert said[-2:] == ["None\n", "x\n"]
+    assert file.read_text() == "untouched"
+    assert (os.stat(file).st_mode, os.stat(file).st_mtime) == (before.st_mode, before.st_mtime)
+    assert not Path("/tmp/pglearn-escaped").exists()
+    listener.close()
+    door.close()
+
+
+@boxed
+def test_the_box_goes_on_after_what_can_be_stopped() -> None:
+    ended, said, _ = in_box(
+        "import os, signal, time",
+        "time.sleep(1000)",
+        "print('on')",
+        "x = bytearray(1 << 40)",
+        "os._exit(0)",
+        "print('x' * 10**7)",
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass",
+        "get_ipython().showtraceback = lambda *_, **__: None; 1 / 0",
+        "print('still on')",
+        seconds=60,
+    )
+    assert ended is None
+    assert said[1] == "took longer than 15 s" or "took longer than 15 s" in said[1]
+    assert [said[i] for i in (2, 4, 8)] == ["on\n", "ended Python", "still on\n"]
+    assert said[3] == "None"  # MemoryError says nothing
+    assert said[5] == "printed more than 300,000 characters"
+    assert said[6] == "took longer than 15 s and could not be interrupted"
+    assert said[7] == "division by zero"
+
+
+@boxed
+@pytest.mark.parametrize(
+    ("bomb", "reason"),
+    [
+        ("while True: os.fork()", "stopped: more than 64 processes"),
+        (
+            "for _ in range(20):\n    if os.fork() == 0: b = b'x' * (300 << 20); time.sleep(60)\ntime.sleep(60)",
+            "stopped: more than 2 GiB of memory",
+        ),
+        (
+            "for i in range(10**5): open(f'{i}', 'w').write('x' * 10**6)",
+            "stopped: more than 256 MiB or 500 files",
+        ),
+    ],
+)
+def test_the_box_is_ended_by_what_cannot(bomb: str, reason: str) -> None:
+    ended, said, at = in_box("import os, time; print('before')", bomb, "print('after')", memory=2 << 30)
+    assert ended
+    assert ended.startswith(reason)
+    assert said == ["before\n", "", ""]
+    assert at == 1
+
+
+def test_no_box_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    (tmp_path / "secret").touch()
+    assert main(["labs", "grade", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "pglearn: labs grade: no box for students' code on this machine: needs Linux 5.13"
+    )
+    assert error.count("\n") == 1
+
+
+# --------------------------------------------------------------------------------------------- a whole course
+NAMES = {"9.1": "double", "9.2": "square", "9.3": "negate", "9.4": "half"}
+RIGHT = {"double": "2 * x", "square": "x * x", "negate": "-x", "half": "x / 2"}
+
+
+def master() -> Any:
+    """The notebook of lab 9."""
+
+    def meta(name: str, kind: str, points: int) -> dict[str, Any]:
+        given = {"grade": kind != "solution", "solution": kind != "test", "locked": kind == "test"}
+        given |= {"grade_id": name, "schema_version": 3, "task": False}
+        return {"nbgrader": given | ({} if kind == "solution" else {"points": points})}
+
+    def solution(task: str, source: str) -> Any:
+        body = f"### BEGIN SOLUTION\n{source}\n### END SOLUTION"
+        return nbformat.v4.new_code_cell(
+            body, metadata=meta(f"{task}-solution".replace(".", "-"), "solution", 0)
+        )
+
+    def test(task: str, visible: str, value: str) -> Any:
+        body = f'{visible}\n### BEGIN HIDDEN TESTS\ntell("{task}", {value})\n### END HIDDEN TESTS'
+        return nbformat.v4.new_code_cell(body, metadata=meta(task.replace(".", "-"), "test", 3))
+
+    cells = [
+        nbformat.v4.new_markdown_cell("# Lab 9\n\n$x^2$"),
+        nbformat.v4.new_code_cell(
+            "from pglearn.learn.labs import hidden_data, lab_file, student_data, tell\n\ndata = student_data(9)"
+        ),
+    ]
+    for task, name in NAMES.items():
+        cells.append(solution(task, f"def {name}(x):\n    return {RIGHT[name]}"))
+        told = f'[{name}(x) for x in data["xs"] + hidden_data(9)["xs"]]'
+        cells.append(test(task, f"assert {name}(4) == {eval(RIGHT[name], {'x': 4})}", told))
+    cells.append(solution("9.5", "word = lab_file('tiny.txt').read_text()"))
+    cells.append(test("9.5", "assert word", '{"n": len(word)}'))
+    body = "### BEGIN SOLUTION\nBecause.\n### END SOLUTION"
+    cells.append(nbformat.v4.new_markdown_cell(body, metadata=meta("9-6", "question", 5)))
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number:03d}"
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+@pytest.fixture
+def classroom(tiny: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A course of lab 9, handed out."""
+    book = tmp_path / "checkout"
+    for folder in ("book/labs", "data"):
+        (book / folder).mkdir(parents=True)
+    nbformat.write(master(), book / "book/labs/9-tiny.ipynb")
+    (book / "data/tiny.txt").write_text("seven")
+    for module in (labs, course):
+        monkeypatch.setattr(module, "ROOT", book)
+    students = tmp_path / "students.csv"
+    students.write_text("name,id\n" + "".join(f"Some One,{name}\n" for name in HANDED_IN))
+    assert main(["labs", "release", str(tmp_path / "course"), "--students", str(students)]) == 0
+    return tmp_path / "course"
+
+
+def answered(copy_of: Path, **answers: str) -> Any:
+    """A student's copy with the right answers, or these instead: name of the function -> source of the cell."""
+    notebook = nbformat.read(copy_of, as_version=4)
+    right = {name: f"def {name}(x):\n    return {value}" for name, value in RIGHT.items()}
+    sources = {**right, "word": "word = lab_file('tiny.txt').read_text()", **answers}
+    for cell in notebook.cells:
+        if task := solved(cell):
+            cell.source = sources[NAMES.get(task, "word")]
+    return notebook
+
+
+def honest(path: Path, notebook: Any) -> str:
+    notebook.cells[-1].source = "For a reason."
+    warn = "import warnings\ndef double(x):\n    warnings.warn('!'); print('doubling', end=' ')\n    return 2 * x"
+    notebook.cells[2].source = warn
+    notebook.cells.insert(2, nbformat.v4.new_code_cell("mine = 1"))
+    return nbformat.writes(notebook)
+
+
+def careless(path: Path, notebook: Any) -> str:
+    notebook.cells[2].source = "def double(x):\n    return 3 * x"
+    notebook.cells[4].source = "def square(x):\n    return x * abs(x)"
+    notebook.cells[6].source = "def negate(x)\n    return -x"
+    notebook.cells[8].source = "raise NotImplementedError()"
+    return nbformat.writes(notebook)
+
+
+def tamperer(path: Path, notebook: Any) -> str:
+    cells = notebook.cells
+    cells[2].source = "def double(x):\n    return 'no'"
+    cells[3].source = "tell('9.1', [1])"  # the test cell of 9.1 says less,
+    cells[3].metadata.nbgrader.update(points=1000, locked=False, solution=True)
+    cells[4].source = "def square(x):\n    return 0"
+    cells[5].metadata.nbgrader.grade = False  # that of 9.2 is no longer graded,
+    cells[7].metadata.nbgrader.grade_id = "9-1"  # that of 9.3 calls itself 9.1,
+    cells.insert(4, copy.deepcopy(cells[2]))  # a solution is there twice,
+    del cells[10]  # that of 9.4 is gone, and its solution is right
+    cells[-1].cell_type, cells[-1].metadata.nbgrader.points = "raw", "1e9"
+    notebook.metadata.kernelspec = {"name": "evil", "display_name": "evil"}
+    text: str = nbformat.writes(notebook).replace('"nbformat_minor": 5', '"nbformat_minor": 4')
+    return text
+
+
+def looper(path: Path, notebook: Any) -> str:
+    notebook.cells[2].source = "def double(x):\n    while True: pass"
+    notebook.cells[4].source = "def square(x):\n    import os; os._exit(0)"
+    notebook.cells[6].source = "def negate(x):\n    return len(bytearray(1 << 40))"
+    notebook.cells[8].source = "def half(x):\n    print('x' * 10**7); return x / 2"
+    return nbformat.writes(notebook)
+
+
+def forger(path: Path, notebook: Any) -> str:
+    """Everything but right values: told lines, judges, asserts, exceptions."""
+    notebook.cells[2].source = (
+        "import builtins, json, pglearn.learn.labs as labs\n"
+        "ip = get_ipython()\n"
+        "ip.showtraceback = lambda *_, **__: None\n"
+        "ip.set_custom_exc((Exception,), lambda *_, **__: None)\n"
+        "ip.input_transformers_post.append(lambda lines: [x for x in lines if 'assert' not in x])\n"
+        "labs.verdict = labs.told = lambda *_: None\n"
+        "json.dumps = lambda *_, **__: 'true'\n"
+        "def double(x): return 0\n"
+    )
+    notebook.cells[4].source = "def square(x):\n    print('told 9.2: [1, 2]')\n    raise KeyError"
+    notebook.cells[6].source = "def negate(x):\n    print('told 9.3: []'); return -x"
+    notebook.cells[8].source = "tell = labs.tell = print\ndef half(x): return x / 2"
+    notebook.cells[10].source = "class Much(str):\n    def __len__(self): return -4\nword = Much()"
+    return nbformat.writes(notebook)
+
+
+def burglar(path: Path, notebook: Any) -> str:
+    root = path.parents[3]
+    tries = [
+        *(f"open({str(root / name)!r}).read()" for name in ("secret", "gradebook.db", "nbgrader_config.py")),
+        f"open({str(root / 'source/9-tiny/9-tiny.ipynb')!r}).read()",
+        f"open({str(root / 'release/honest/9-tiny/lab-data.json')!r}).read()",
+        f"open({str(root / 'marks.csv')!r}, 'w').write('x')",
+        "__import__('os').listdir('/tmp')",
+    ]
+    code = [f"try: {x}; print('DONE')\nexcept OSError: print('no')" for x in tries]
+    code += ["import os; os.remove('result.json'); os.symlink('../secret', 'result.json')"]
+    notebook.cells.insert(2, nbformat.v4.new_code_cell("\n".join(code)))
+    return nbformat.writes(notebook)
+
+
+def bomber(path: Path, notebook: Any) -> str:
+    notebook.cells[6].source = "def negate(x):\n    import os\n    while True: os.fork()"
+    return nbformat.writes(notebook)
+
+
+HANDED_IN: dict[str, Any] = {
+    "honest": honest,
+    "careless": careless,
+    "tamperer": tamperer,
+    "looper": looper,
+    "forger": forger,
+    "burglar": burglar,
+    "bomber": bomber,
+    "garbler": lambda path, notebook: "no notebook",
+    "nester": lambda path, notebook: "[" * 100_000,
+    "veteran": lambda path, notebook: json.dumps({"nbformat": 3, "worksheets": []}),
+    "hoarder": lambda path, notebook: " " * (21 << 20),
+    "talker": lambda path, notebook: nbformat.writes(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("x" * 300_001)])
+    ),
+    "loser": None,
+    "absent": None,
+}
+
+
+def hand_in(root: Path) -> None:
+    for name, make in HANDED_IN.items():
+        path = root / "submitted" / name / "9-tiny" / "9-tiny.ipynb"
+        if name != "absent":
+            path.parent.mkdir(parents=True)
+        if make:
+            path.write_text(make(path, answered(root / "release" / name / "9-tiny" / "9-tiny.ipynb")))
+    good = root / "submitted" / "honest" / "9-tiny"
+    (good / "9-tiny.ipynb").rename(good / "9-tiny (1).ipynb")
+    shutil.copytree(good, root / "submitted" / "stranger" / "9-tiny")
+    shutil.copytree(good, root / "submitted" / "honest" / "8-tiny")
+    shutil.copy(good / "9-tiny (1).ipynb", root / "submitted" / "absent.ipynb")
+
+
+def test_what_students_get(classroom: Path) -> None:
+    given = {}
+    for name in HANDED_IN:
+        folder = classroom / "release" / name / "9-tiny"
+        assert sorted(path.name for path in folder.iterdir()) == ["9-tiny.ipynb", "lab-data.json", "tiny.txt"]
+        text = (folder / "9-tiny.ipynb").read_text()
+        for secret in ("SOLUTION", "HIDDEN", "hidden_data(9)", "2 * x", "tell(", "Because", "told"):
+            assert secret not in text
+        given[name] = (folder / "lab-data.json").read_text()
+    assert len(set(given.values())) == len(given)
+    key = (classroom / "secret").read_text()
+    assert (classroom / "secret").stat().st_mode & 0o77 == 0
+    released = b"".join(path.read_bytes() for path in (classroom / "release").rglob("*") if path.is_file())
+    assert key.encode() not in released
+    shutil.rmtree(classroom / "release" / "honest")
+    assert course.release(classroom, ["honest", "late"]) == 2
+    assert (classroom / "release" / "honest" / "9-tiny" / "lab-data.json").read_text() == given["honest"]
+    assert (classroom / "release" / "late").exists()
+
+
+@boxed
+def test_a_course_is_marked(classroom: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hand_in(classroom)
+    assert main(["labs", "grade", str(classroom), "--seconds", "100"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 wait for marks by hand" in printed
+    with (classroom / "marks.csv").open() as file:
+        table = list(csv.DictReader(file))
+    rows = {(row["student"], row["lab"]): row for row in table}
+    assert len(rows) == len(table) == len(HANDED_IN) - 1 + 3
+    points = {s: [row[f"task_{n}"] for n in range(1, 7)] for (s, lab), row in rows.items() if lab == "9-tiny"}
+    why = {student: rows[student, "9-tiny"]["reason"] for student in points}
+    for student, row in ((s, r) for (s, lab), r in rows.items() if lab == "9-tiny" and s != "stranger"):
+        assert row["max"] == "20", student
+        assert float(row["total"]) == sum(map(float, points[student]))
+
+    assert points["honest"] == ["3", "3", "3", "3", "3", "0"]
+    assert why["honest"] == "9-tiny (1).ipynb was taken for 9-tiny.ipynb"
+    assert rows["honest", "9-tiny"]["by_hand"] == "5"
+    assert rows["careless", "9-tiny"]["by_hand"] == "0"
+    assert points["careless"] == ["0", "0", "0", "0", "3", "0"]
+    assert re.fullmatch(
+        r"9\.1: AssertionError; 9\.2: answer\[3\] is wrong: -\d+; 9\.3: SyntaxError: .*; 9\.4: not answered",
+        why["careless"],
+    )
+    assert points["tamperer"] == ["0", "0", "3", "3", "3", "0"]
+    for change in (
+        "9.1: the test cell was changed",
+        "9.3: the cell was missing",
+        "9.4: the cell was missing",
+    ):
+        assert change in why["tamperer"]
+    assert points["looper"] == ["0", "0", "0", "0", "3", "0"]
+    assert why["looper"] == (
+        "9.1: took longer than 25 s; 9.2: ended Python; 9.3: MemoryError; "
+        "9.4: printed more than 300,000 characters"
+    )
+    assert points["forger"] == ["0", "0", "0", "0", "0", "0"]
+    assert points["burglar"] == ["3", "3", "3", "3", "3", "0"]
+    assert points["bomber"] == ["3", "3", "0", "0", "0", "0"]
+    assert why["bomber"] == (
+        "9.3: stopped: more than 64 processes; 9.4: not run, see above; 9.5: not run, see above"
+    )
+    for student, reason in {
+        "garbler": "9-tiny.ipynb is not a notebook",
+        "nester": "9-tiny.ipynb is not a notebook",
+        "veteran": "9-tiny.ipynb has notebook format 3, allowed: 4",
+        "hoarder": "9-tiny.ipynb has 21 MiB, allowed: 20",
+        "talker": "9-tiny.ipynb is too long, allowed: 300 cells and 300,000 characters",
+        "loser": "9-tiny.ipynb is missing",
+    }.items():
+        assert (points[student], why[student]) == (["0"] * 6, reason)
+    assert why["stranger"] == "there is no student of this name"
+    assert rows["honest", "8-tiny"]["reason"] == "there is no lab of this name, allowed: 9-tiny"
+    assert rows["", "absent.ipynb"]["reason"] == "not graded: allowed is submitted/STUDENT/LAB/LAB.ipynb"
+
+    for student in ("honest", "careless", "tamperer", "looper", "forger", "burglar", "bomber"):
+        page = (classroom / "feedback" / student / "9-tiny" / "9-tiny.html").read_text()
+        assert "default-src 'none'" in page.split("<title>")[0]
+        assert not re.search(r"<(script|link|img|iframe)\b[^>]*\b(src|href)=[\"']?(?!data:)", page)
+    notebook = nbformat.read(classroom / "autograded" / "burglar" / "9-tiny" / "9-tiny.ipynb", as_version=4)
+    assert notebook.cells[2].outputs[0].text == "no\n" * 7
+
+    # a second run does nothing, but for marks that the teacher gave and a submission that is new
+    from nbgrader.api import Gradebook
+
+    with Gradebook(f"sqlite:///{classroom}/gradebook.db") as book:
+        grade = book.find_grade("9-6", "9-tiny", "9-tiny", "honest")
+        grade.manual_score, grade.needs_manual_grade = 4, False
+        book.db.commit()
+    stamps = {path: path.stat().st_mtime_ns for path in (classroom / "autograded").rglob("*.ipynb")}
+    lost = classroom / "submitted" / "loser" / "9-tiny" / "9-tiny.ipynb"
+    lost.write_text(nbformat.writes(answered(classroom / "release" / "loser" / "9-tiny" / "9-tiny.ipynb")))
+    totals = {(row["student"], row["lab"]): row["total"] for row in course.grade(classroom, 100)}
+    assert totals["honest", "9-tiny"] == 19
+    assert totals["loser", "9-tiny"] == 15
+    assert (
+        stamps.items()
+        <= {p: p.stat().st_mtime_ns for p in (classroom / "autograded").rglob("*.ipynb")}.items()
+    )
+    assert "Score: 4.0 / 5.0" in (classroom / "feedback" / "honest" / "9-tiny" / "9-tiny.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["release", "DIR", "--students", "none.txt"], "No such file or directory: none.txt"),
+        (
+            ["release", "DIR", "--students", "empty.txt"],
+            "--students: empty.txt is empty, allowed: one id a line",
+        ),
+        (
+            ["release", "DIR", "--students", "twice.txt"],
+            "--students: 'ann' is there twice, allowed: each id once",
+        ),
+        (
+            ["release", "DIR", "--students", "dots.txt"],
+            "--students: '../ann' is no id, allowed: letters, digits",
+        ),
+        (["release", "DIR", "--students", "table.csv"], "--students: table.csv has no column id, allowed: "),
+        (["release", "DIR", "--students", "good.txt", "--labs", "7"], "--labs: is 7, allowed: 1"),
+        (["release", ".", "--students", "good.txt"], "DIR: . is not empty, allowed: a new folder"),
+        (["grade", "."], "DIR: . is no course, allowed: a folder made by pglearn labs release"),
+        (["grade", ".", "--seconds", "nan"], "--seconds, --memory: too little for any notebook, allowed: 10"),
+        (["release", "DIR"], "the following arguments are required: --students"),
+        ([], "the following arguments are required: STEP"),
+    ],
+)
+def test_one_line_for_what_is_wrong(
+    arguments: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in {
+        "empty.txt": "\n",
+        "twice.txt": "ann\nann\n",
+        "dots.txt": "../ann\n",
+        "table.csv": "name,mail\nann,x\n",
+        "good.txt": "ann\n",
+    }.items():
+        Path(name).write_text(text)
+    assert main(["labs", *arguments]) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith(f"pglearn: {line}")
+    assert error.count("\n") == 1
+
+
+def test_the_commands_have_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for step in ("release", "grade"):
+        with pytest.raises(SystemExit):
+            main(["labs", step, "--help"])
+        assert len(capsys.readouterr().out) > 500
