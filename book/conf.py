@@ -26,6 +26,7 @@ include_patterns = ["book/*.*", "book/labs/*.md", "data/*.md", "README.md", "CON
 exclude_patterns = [".*", "**/.*", "build", "mutants"]
 
 nb_execution_mode = "off"
+nb_render_markdown_format = "gfm"  # tables in outputs
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # no widget is stored: an explorer leaves a still picture
 myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_dmath_double_inline = True
@@ -99,7 +100,9 @@ def say_where_to_run(doctree: nodes.document, path: Path) -> None:
 
 def link_names(doctree: nodes.document) -> None:
     """Link `Lemma 5.2` wherever it is named. One that does not exist is a warning of the build."""
-    for text in [text for text in doctree.findall(nodes.Text) if isinstance(text.parent, nodes.paragraph | nodes.emphasis)]:
+    for text in list(doctree.findall(nodes.Text)):
+        if not isinstance(text.parent, nodes.paragraph | nodes.emphasis):
+            continue
         parts = re.split(f"({NUMBERED})", text)
         for i in range(1, len(parts), 2):
             goal = {"refdomain": "std", "reftype": "ref", "reftarget": parts[i].lower()}

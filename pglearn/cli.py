@@ -689,7 +689,8 @@ def _parser() -> argparse.ArgumentParser:
     about = (
         "Mark every new or changed DIR/submitted/STUDENT/LAB/LAB.ipynb through nbgrader, offline, each in a "
         "box: no network, no files but its own, limits of time and memory. Writes DIR/marks.csv and "
-        "DIR/feedback. Linux only."
+        "DIR/feedback. What has marks is left alone: remove DIR/marks/STUDENT/LAB.json to mark it again. "
+        "Linux only."
     )
     step = steps.add_parser("grade", help="mark what students handed in", description=about)
     step.add_argument("DIR", help="the course's folder")

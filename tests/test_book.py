@@ -225,6 +225,16 @@ def test_a_question_comes_before_any_formula(name: str) -> None:
 
 
 @chapters
+def test_theorems_and_lemmas_are_numbered(name: str) -> None:
+    bold = [found for text in prose(name) for found in re.findall(r"^> \*\*(.+?)\*\*", text, flags=re.M)]
+    stated = [text for text in bold if re.match(r"Theorem|Lemma|Proposition|Corollary|Claim", text)]
+    numbers = [re.match(r"(?:Theorem|Lemma) (\d+\.\d+)[ .]", text) for text in stated]
+    assert [n and n[1] for n in numbers] == [f"{int(name[:2])}.{i + 1}" for i in range(len(stated))]
+    loose = re.findall(r"^\*\*(?:The .*)?(?:Theorem|Lemma).*", "\n".join(prose(name)), flags=re.M)
+    assert loose == [], "state it as a quotation: > **Lemma 5.2.** …"
+
+
+@chapters
 def test_predictions_come_before_code(name: str) -> None:
     cells = notebook(name)["cells"]
     at = [i for i, c in enumerate(cells) if c["cell_type"] == "markdown" and "**Predict.**" in source(c)]

@@ -377,7 +377,7 @@ def test_windows_in_the_browser(lab: Lab) -> None:
         page.keyboard.press(key)
     summary(page, "Patch of 5 by 12 pixels at row 8, column 6: touches 2 x 4 features.")
     assert page.locator(".jp-CodeCell").count() == 1
-    took(page, pixels, [at(8 + i % 2, 6 + i % 7) for i in range(27)], ["ArrowRight", "ArrowLeft"] * 12)
+    took(page, pixels, [at(8.5 + i % 2, 6.5 + i % 2) for i in range(27)], ["ArrowRight", "ArrowLeft"] * 12)
 
 
 @needs_chromium

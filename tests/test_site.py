@@ -158,7 +158,7 @@ def faults(site: Path, pages: dict[str, Page], address: str, tab: Any) -> dict[s
     tab.on("pageerror", lambda error: found["looks"].append(f"{name}: {error}"))
     begin = time.perf_counter()
     for name in sorted(set(pages) - {"index.html"}):
-        tab.emulate_media(color_scheme="light")
+        tab.emulate_media(color_scheme="light", reduced_motion="reduce")
         tab.goto(f"{address}/{name}", wait_until="load")
         for kind, fault in tab.evaluate(LOOK):
             found[kind].append(f"{name}: {fault}")
@@ -169,8 +169,7 @@ def faults(site: Path, pages: dict[str, Page], address: str, tab: Any) -> dict[s
         tab.evaluate(script)
         for scheme in ("light", "dark"):
             tab.emulate_media(color_scheme=scheme)
-            if tab.evaluate("document.documentElement.dataset.theme") != scheme:
-                found["looks"].append(f"{name}: not {scheme}")
+            tab.wait_for_function(f"document.documentElement.dataset.theme === '{scheme}'")
             for rule, node in tab.evaluate(AXE, scheme == "light"):
                 found["axe"].append(f"{name}, {scheme}: {rule} at {node}")
     print(f"{len(pages)} pages in Chromium: {time.perf_counter() - begin:.0f} s")
@@ -187,25 +186,26 @@ LOOK = r"""async () => {
         faults.push(["mathematics", e.parentElement.textContent]);
     const plain = article.cloneNode(true);
     plain.querySelectorAll("pre, code, script, .sig, mjx-container").forEach(e => e.remove());
-    for (const raw of plain.textContent.match(/\\[a-zA-Z(\[]+|\$|\*\*|\]\(|```|&[a-z]+;/g) ?? [])
+    for (const raw of plain.textContent.match(/\\[a-zA-Z(\[]+|\$|\*\*|\]\(|```|&[a-z]+;|\|.*\|.*\|/g) ?? [])
         faults.push(["looks", `raw ${raw}`]);
     for (const e of article.querySelectorAll("img"))
         if (!e.alt.trim() || !e.naturalWidth) faults.push(["looks", `no alt, or no picture: ${e.src}`]);
     for (const e of article.querySelectorAll("details"))
-        if ([...e.children].slice(1).some(x => x.checkVisibility())) faults.push(["looks", "details not folded"]);
+        if ([...e.children].slice(1).some(x => x.checkVisibility())) faults.push(["looks", "open details"]);
     return faults;
 }"""
 AXE = """async everything => {
-    // Thousands of colored words cost axe minutes. Of each kind one stays in the page, and contrast asks only one.
+    // Thousands of colored words cost axe minutes: of each kind one stays, and contrast asks one only.
     const kinds = new Map(), name = e => e.tagName + e.className;
     const kind = e => [e, e.parentElement, e.parentElement.parentElement].map(name).join();
-    for (const e of [...document.querySelectorAll("body *")].filter(e => !e.children.length && e.checkVisibility())) {
+    const leaves = [...document.querySelectorAll("body *")].filter(e => !e.children.length);
+    for (const e of leaves.filter(e => e.checkVisibility())) {
         if (kinds.has(kind(e)) && e.closest("pre, .sig, mjx-container")) e.remove();
         else kinds.set(kind(e), e);
     }
-    const contrast = axe.run([...kinds.values()], {runOnly: ["color-contrast"]});
-    const others = {rules: {"color-contrast": {enabled: false}}};
-    const found = [await contrast, ...(everything ? [await axe.run(others)] : [])].flatMap(run => run.violations);
+    const runs = [await axe.run([...kinds.values()], {runOnly: ["color-contrast"], preload: false})];
+    if (everything) runs.push(await axe.run({rules: {"color-contrast": {enabled: false}}, preload: false}));
+    const found = runs.flatMap(run => run.violations);
     const grave = found.filter(v => ["serious", "critical"].includes(v.impact));
     return grave.flatMap(v => v.nodes.map(n => [v.id, n.target.join(" ")]));
 }"""

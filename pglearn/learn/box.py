@@ -132,7 +132,9 @@ def _watch(child: int, folder: Path, seconds: float, memory: int) -> str | None:
             reason = f"stopped after {seconds:.0f} s"
         elif len(family) > PROCESSES:
             reason = f"stopped: more than {PROCESSES} processes"
-        elif sum(map(_memory, family)) > memory or _free() < ROOM:
+        elif _free() < ROOM:
+            reason = "stopped: this machine is out of memory"
+        elif sum(map(_memory, family)) > memory:
             reason = f"stopped: more than {memory / 2**30:.3g} GiB of memory"
         elif turn % 10 == 0 and not _fits(folder):
             reason = f"stopped: more than {BYTES >> 20} MiB or {FILES} files written"
@@ -199,6 +201,7 @@ def _confine(folder: Path, memory: int) -> None:
         resource.RLIMIT_DATA: memory,
         resource.RLIMIT_FSIZE: BYTES // 4,
         resource.RLIMIT_NOFILE: 256,
+        resource.RLIMIT_NPROC: 4 * PROCESSES,  # threads too; not heeded where root grades
         resource.RLIMIT_CORE: 0,
     }.items():
         resource.setrlimit(limit, (value, value))
@@ -293,11 +296,11 @@ def _execute(folder: Path, seconds: int) -> None:
     def failed(cell: Any, why: str) -> None:
         cell.outputs.append(nbformat.v4.new_output("error", ename="Stopped", evalue=why, traceback=[why]))
 
-    def silent(cell: Any, execute_reply: Any, **_: Any) -> None:
-        if execute_reply["content"]["status"] == "error" and all(
-            o.output_type != "error" for o in cell.outputs
-        ):
-            failed(cell, execute_reply["content"]["evalue"])
+    def ended(cell: Any, execute_reply: Any, **_: Any) -> None:
+        reply = execute_reply["content"]
+        silent = all(out.output_type != "error" for out in cell.outputs)
+        if reply["status"] == "error" and (silent or reply["evalue"] == late):
+            failed(cell, reply["evalue"])
 
     notebook = nbformat.read(folder / "notebook.ipynb", as_version=4)
     late = f"took longer than {seconds} s"
@@ -315,7 +318,7 @@ def _execute(folder: Path, seconds: int) -> None:
             coalesce_streams=True,
             kernel_name="python3",
             shutdown_kernel="immediate",
-            on_cell_executed=silent,
+            on_cell_executed=ended,
             config=Config({"ConnectionFileMixin": {"transport": "ipc"}}),
         )
         with client.setup_kernel():
@@ -333,6 +336,8 @@ def _execute(folder: Path, seconds: int) -> None:
                     lost[index] = "ended Python"
                 except CellTimeoutError:
                     lost[index] = f"{late} and could not be interrupted"
+                except Exception:  # what the kernel says can be anything
+                    lost[index] = "broke the kernel"
                 if index in lost:
                     return False
         save(len(notebook.cells))

@@ -136,9 +136,8 @@ def _nbgrader(converter: Any, root: Path, name: str, student: str) -> None:
     place = CourseDirectory(root=str(root.resolve()), assignment_id=name, student_id=student, config=config)
     step = converter(coursedir=place, config=config)
     step.force = True
-    os.environ["PATH"] = (
-        f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"  # it calls alembic
-    )
+    tools, path = str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)
+    os.environ["PATH"] = f"{tools}:{path}"  # it calls alembic
     result = capture_log(step)
     if not result["success"]:
         raise RuntimeError(f"nbgrader, {name} of {student}:\n{result.get('log', '')}{result['error']}")
@@ -149,7 +148,7 @@ def grade(root: Path, seconds: float = SECONDS, memory: int = MEMORY) -> list[di
     """Mark what is new or changed in `root`/submitted, write marks.csv and feedback; the rows of all.
 
     Each runs in a process and a box of its own: seconds for its notebook, bytes for all of its processes. A
-    row is student, lab, total, max, `by_hand` (points that wait for the teacher), tasks' points, and the reason.
+    row is student, lab, total, max, `by_hand` (points that wait for the teacher), tasks (points), reason.
     Raises `InputError`.
     """
     from tqdm.auto import tqdm
@@ -173,8 +172,8 @@ def grade(root: Path, seconds: float = SECONDS, memory: int = MEMORY) -> list[di
         _one(root, folder)
     rows = [json.loads(path.read_text())["row"] for path in sorted((root / "marks").glob("*/*.json"))]
     for path in sorted([*(root / "submitted").glob("*.ipynb"), *(root / "submitted").glob("*/*.ipynb")]):
-        row = _row(path.parent.name if path.parent.name != "submitted" else "", path.name)
-        rows.append({**row, "reason": "not graded: allowed is submitted/STUDENT/LAB/LAB.ipynb"})
+        where = path.relative_to(root)
+        rows.append(_row("", "") | {"reason": f"{where} was not graded, allowed: submitted/STUDENT/LAB/"})
     _write_marks(root / "marks.csv", rows)
     return rows
 
@@ -198,13 +197,11 @@ def _one(root: Path, folder: Path) -> None:
             raise _Refused("there is no student of this name")
         path, notes = _handed_in(folder, name)
         key = hashlib.sha256(path.read_bytes() + source.read_bytes()).hexdigest()
-        if record.exists():
-            old = json.loads(record.read_text())
-            if old["key"] == key and old["row"]["tasks"] == _marks(root, name, student)[0]:
+        again = True
+        if record.exists() and (old := json.loads(record.read_text()))["key"] == key:
+            if old["row"]["tasks"] == _marks(root, name, student)[0]:
                 return
-            again = old["key"] != key  # else the teacher has given marks since
-        else:
-            again = True
+            again = False  # the teacher has given marks since
         checked = root / "checked" / student / name
         checked.mkdir(parents=True, exist_ok=True)
         notes += _mend(path, root / "template" / name / f"{name}.ipynb", checked / f"{name}.ipynb")
@@ -217,8 +214,8 @@ def _one(root: Path, folder: Path) -> None:
             process.join()
         if process.exitcode:
             raise _Refused(f"the grader itself failed, see {record.with_suffix('.log').relative_to(root)}")
-    except _Refused as refused:
-        _store(record, "", {**row, "reason": str(refused)})
+    except (_Refused, OSError) as error:
+        _store(record, "", {**row, "reason": str(error)})
 
 
 def _graded(root: Path, record: Path, key: str, row: dict[str, Any], notes: list[str], again: bool) -> None:
@@ -292,14 +289,12 @@ def _handed_in(folder: Path, name: str) -> tuple[Path, list[str]]:
     if not path.exists():
         others = sorted(folder.glob("*.ipynb"))
         if len(others) != 1:
-            raise _Refused(
-                f"{name}.ipynb is missing" + f", {len(others)} other notebooks are there" * bool(others)
-            )
-        path, notes = others[0], [f"{others[0].name} was taken for {name}.ipynb"]
+            raise _Refused(f"{name}.ipynb is missing, and there are {len(others)} others")
+        path, notes = others[0], [f"{name}.ipynb is named {others[0].name}"]
     if path.is_symlink() or not path.is_file():
-        raise _Refused(f"{path.name} is not a file")
+        raise _Refused(f"{name}.ipynb is not a file")
     if path.stat().st_size > NOTEBOOK:
-        raise _Refused(f"{path.name} has {path.stat().st_size >> 20} MiB, allowed: {NOTEBOOK >> 20}")
+        raise _Refused(f"the notebook has {path.stat().st_size >> 20} MiB, allowed: {NOTEBOOK >> 20}")
     return path, notes
 
 
@@ -308,16 +303,18 @@ def _cells(path: Path) -> list[tuple[str, Any, str]]:
     try:
         notebook = json.loads(path.read_bytes())
         if notebook["nbformat"] != 4:
-            raise _Refused(f"{path.name} has notebook format {str(notebook['nbformat'])[:10]}, allowed: 4")
+            raise _Refused("the notebook is not of format 4")
         found = []
         for cell in notebook["cells"]:
             kind = cell["cell_type"] if cell["cell_type"] in ("code", "markdown") else "raw"
             name = (cell["metadata"].get("nbgrader") or {}).get("grade_id")
-            found.append((kind, name if isinstance(name, str) else None, "".join(cell["source"])))
+            source = "".join(cell["source"])
+            source.encode()  # half a character, which JSON can hold, is a ValueError too
+            found.append((kind, name if isinstance(name, str) else None, source))
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        raise _Refused(f"{path.name} is not a notebook") from None
+        raise _Refused("this is not a notebook") from None
     if len(found) > CELLS or sum(len(source) for _, _, source in found) > SOURCE:
-        raise _Refused(f"{path.name} is too long, allowed: {CELLS} cells and {SOURCE:,} characters")
+        raise _Refused(f"the notebook is too long, allowed: {CELLS} cells and {SOURCE:,} characters")
     return found
 
 
@@ -384,7 +381,7 @@ def run_and_judge(notebook: Any, resources: Any) -> Any:
             continue
         cell.outputs, task = outputs[index], tested(cell)
         if index >= at:
-            _fail(cell, "Stopped", (ended or "the box failed") if index == at else "not run, see above")
+            _fail(cell, "Stopped", ("not run: " if index > at else "") + (ended or "the box failed"))
         errors = [out for out in cell.outputs if out.output_type == "error"]
         errors.sort(key=lambda error: error.ename != "Stopped")
         reason = f"{errors[0].ename}: {errors[0].evalue}".removeprefix("Stopped: ") if errors else None
@@ -411,13 +408,16 @@ def run_and_judge(notebook: Any, resources: Any) -> Any:
 def _fail(cell: Any, kind: str, reason: str) -> None:
     from nbformat.v4 import new_output
 
-    line = " ".join("".join(c if c.isprintable() else " " for c in reason).split())[:200]
+    line = " ".join("".join(c if c.isprintable() else " " for c in reason).split())[:200].removesuffix(":")
     cell.outputs.append(new_output("error", ename=kind, evalue=line, traceback=[f"{kind}: {line}"]))
 
 
 def _result(folder: Path, count: int) -> tuple[int, list[list[Any]]]:
     """The box's result, any byte of it perhaps the student's: how many cells ran, plain outputs of each."""
     from nbformat.v4 import new_output
+
+    def text(value: Any) -> str:
+        return str(value).encode(errors="replace").decode()
 
     try:
         file = os.open(folder / "result.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -429,23 +429,15 @@ def _result(folder: Path, count: int) -> tuple[int, list[list[Any]]]:
         for cell in result["outputs"][:count]:
             outputs.append(found := [])
             for out in cell:
-                kind = str(out["output_type"])
-                if kind == "stream":
+                if out["output_type"] == "stream":
                     name = "stderr" if out["name"] == "stderr" else "stdout"
-                    found.append(new_output("stream", name=name, text=str(out["text"])))
-                elif kind == "error":
-                    lines = [str(line) for line in out["traceback"]]
-                    found.append(
-                        new_output(
-                            "error", ename=str(out["ename"]), evalue=str(out["evalue"]), traceback=lines
-                        )
-                    )
+                    found.append(new_output("stream", name=name, text=text(out["text"])))
+                elif out["output_type"] == "error":
+                    given = {key: text(out[key]) for key in ("ename", "evalue")}
+                    found.append(new_output("error", **given, traceback=[*map(text, out["traceback"])]))
                 else:
-                    data = {
-                        key: str(out["data"][key])
-                        for key in ("text/plain", "image/png")
-                        if key in out["data"]
-                    }
+                    kinds = {"text/plain", "image/png"} & out["data"].keys()
+                    data = {kind: text(out["data"][kind]) for kind in sorted(kinds)}
                     alt = {"alt": data.get("text/plain", "")}
                     found.append(new_output("display_data", data, metadata={"image/png": alt}))
         if len(outputs) != count:

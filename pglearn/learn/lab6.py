@@ -160,7 +160,7 @@ def contents(m: Map, window: Window, levels: list[int]) -> list[Map]:
 
 
 def certified(bounds: list[list[list[int]]], labels: list[int]) -> int:
-    """How many images are certified by ``bounds[image][window][class]``: the label's least, the others' most."""
+    """How many images ``bounds[image][window][class]`` certify: the label's least, the others' most."""
     return sum(
         all(place[label] > max(most for c, most in enumerate(place) if c != label) for place in places)
         for places, label in zip(bounds, labels, strict=True)

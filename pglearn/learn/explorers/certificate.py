@@ -122,7 +122,7 @@ class Certificate(Explorer):
     def _picture(self, keys: tuple[str, ...]) -> Panel:
         """The image, the worst window and this one, and a patch that touches all of its cells."""
         panel = Panel(336, 352, "The image with the malicious window. Arrow keys move it.", keys)
-        panel.text(EDGE, 11, f"image {self.index}: {CLASSES[self.label]}", align="left", bold=True)
+        panel.text(EDGE, 7, f"image {self.index}: {CLASSES[self.label]}", align="left", bold=True)
         panel.image(EDGE, HEAD, 64 * ZOOM, 64 * ZOOM, self.image)
         left, top, side = self._square(*self.worst)
         panel.rect(left, top, side, side, stroke="paper", line=4)
@@ -190,13 +190,14 @@ class Certificate(Explorer):
 
     def _margins(self, panel: Panel) -> None:
         limit = max(abs(margin) for row in self.margins for margin in row) or 1
+        shades = [[round(0.25 + 0.75 * abs(margin) / limit, 2) for margin in row] for row in self.margins]
+        panel.cells(NAMES, GRID_TOP, GRID, shades, "true")
         for i, j in product(range(len(self.windows.rows)), range(len(self.windows.columns))):
-            color, share = self._verdict(self.margins[i][j])["color"], abs(self.margins[i][j]) / limit
-            x, y = NAMES + j * GRID, GRID_TOP + i * GRID
-            panel.rect(x, y, GRID - 1, GRID - 1, fill=color, alpha=round(0.25 + 0.75 * share, 2))
+            if self.margins[i][j] <= 0:  # painted over
+                panel.cells(NAMES + j * GRID, GRID_TOP + i * GRID, GRID, [[shades[i][j]]], "wrong")
         for (i, j), stroke in ((self.worst, "ink"), ((self.row, self.column), "malicious")):
             x, y = NAMES + j * GRID, GRID_TOP + i * GRID
-            panel.rect(x - 1, y - 1, GRID + 1, GRID + 1, stroke=stroke, line=2.5)
+            panel.rect(x, y, GRID, GRID, stroke=stroke, line=2.5)
         right = NAMES + GRID * len(self.windows.columns) + 14
         least = min(map(min, self.margins))
         for place, (text, style) in enumerate((

@@ -1,7 +1,7 @@
 """The trade-off explorer (chapter 10): patch size, defense and k against what is clean and what is certified.
 
-Counts are read from ``data/tradeoff.csv``, which ``make results`` computes with ``certify`` from the shipped
-banks: of 2,695 rows, minutes of work.
+The counts are those of ``data/tradeoff.csv``: 2,695 rows, which ``make results`` computes with ``certify``
+from the shipped banks, in minutes.
 """
 
 from __future__ import annotations
