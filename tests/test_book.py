@@ -230,7 +230,7 @@ def test_theorems_and_lemmas_are_numbered(name: str) -> None:
     stated = [text for text in bold if re.match(r"Theorem|Lemma|Proposition|Corollary|Claim", text)]
     numbers = [re.match(r"(?:Theorem|Lemma) (\d+\.\d+)[ .]", text) for text in stated]
     assert [n and n[1] for n in numbers] == [f"{int(name[:2])}.{i + 1}" for i in range(len(stated))]
-    loose = re.findall(r"^\*\*(?:The .*)?(?:Theorem|Lemma).*", "\n".join(prose(name)), flags=re.M)
+    loose = re.findall(r"^\*\*(?:The .*)?(?:Theorem|Lemma|Claim).*", "\n".join(prose(name)), flags=re.M)
     assert loose == [], "state it as a quotation: > **Lemma 5.2.** …"
 
 

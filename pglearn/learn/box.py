@@ -300,7 +300,7 @@ def _execute(folder: Path, seconds: int) -> None:
         reply = execute_reply["content"]
         silent = all(out.output_type != "error" for out in cell.outputs)
         if reply["status"] == "error" and (silent or reply["evalue"] == late):
-            failed(cell, reply["evalue"])
+            failed(cell, late if reply["evalue"] == late else f"{reply['ename']}: {reply['evalue']}")
 
     notebook = nbformat.read(folder / "notebook.ipynb", as_version=4)
     late = f"took longer than {seconds} s"
