@@ -404,7 +404,8 @@ def _labs_grade(args: argparse.Namespace) -> None:
     waiting = sum(row["by_hand"] > 0 for row in rows)
     print(f"{len(rows)} submissions: marks and reasons in {args.DIR}/marks.csv, pages in {args.DIR}/feedback")
     if waiting:
-        print(f"{waiting} wait for marks by hand: nbgrader formgrader in {args.DIR}, then this command again")
+        where = f"jupyter lab, started in {args.DIR}, page /formgrader"
+        print(f"{waiting} wait for marks by hand: {where}; then this command again")
 
 
 def _doctor(args: argparse.Namespace) -> int:

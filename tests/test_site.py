@@ -204,7 +204,8 @@ AXE = """async everything => {
         else kinds.set(kind(e), e);
     }
     const runs = [await axe.run([...kinds.values()], {runOnly: ["color-contrast"], preload: false})];
-    const rest = {"color-contrast": {enabled: false}, "region": {enabled: false}};  // region: moderate, and slow
+    // "region" is moderate, and slow.
+    const rest = {"color-contrast": {enabled: false}, "region": {enabled: false}};
     if (everything) runs.push(await axe.run({rules: rest, preload: false}));
     const found = runs.flatMap(run => run.violations);
     const grave = found.filter(v => ["serious", "critical"].includes(v.impact));

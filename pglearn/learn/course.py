@@ -29,7 +29,7 @@ from pglearn.learn.labs import ROOT, module, plain, tested, told_by, verdict
 __all__ = ["grade", "release"]
 
 CONFIG = """\
-# nbgrader's settings for this course; `pglearn labs` and `nbgrader formgrader` read them.
+# nbgrader's settings for this course; `pglearn labs` and the page /formgrader of Jupyter read them.
 c = get_config()
 c.CourseDirectory.release_directory = "template"
 c.CourseDirectory.submitted_directory = "checked"
