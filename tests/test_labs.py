@@ -117,6 +117,9 @@ def test_the_master_is_right_and_wrong_answers_are_not(
     def verdict(task: str, printed: str) -> str | None:
         return labs.verdict(lab, task, printed, expected[task], data, hidden)
 
+    def tried(task: str, sources: list[str]) -> str:
+        return aside(lambda: verdict(task, [labs.printed_by(source, space) for source in sources][-1]))
+
     for at, cell in enumerate(cells):
         if (task := solved(cell)) is not None:
             last = next(i for i, other in enumerate(cells) if labs.tested(other) == task)
@@ -124,9 +127,7 @@ def test_the_master_is_right_and_wrong_answers_are_not(
             assert len(module.WRONG[task]) >= 3, task
             for mistake, source in module.WRONG[task].items():
                 compile(source, mistake, "exec")
-                reason = aside(
-                    lambda: verdict(task, [labs.printed_by(x, space) for x in (source, *rest)][-1])
-                )  # noqa: B023
+                reason = tried(task, [source, *rest])
                 assert reason, (task, mistake)
                 assert len(reason) < 300
         printed_right = labs.printed_by(cell.source, space)
