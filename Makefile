@@ -26,7 +26,7 @@ $(STAMP): requirements.txt pyproject.toml
 	@touch $@
 
 book: $(STAMP)          ## JupyterLab on localhost, open at the first page; the URL is printed
-	$(BIN)/jupyter lab --ip=localhost --log-level=WARN --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/book/00-start-here.ipynb \
+	JUPYTER_CONFIG_PATH=$(CURDIR)/book/_server$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH} $(BIN)/jupyter lab --ip=localhost --log-level=WARN --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/book/00-start-here.ipynb \
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(JUPYTER_FLAGS)
 
 test: lint types unit notebooks  ## everything that CI runs

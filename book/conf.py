@@ -112,6 +112,15 @@ def link_names(doctree: nodes.document) -> None:
             text.parent.replace(text, [nodes.Text(part) if isinstance(part, str) else part for part in parts])
 
 
+def keep_marks(doctree: nodes.document) -> None:
+    """A comma or full stop stays on the line of the formula before it."""
+    for formula in list(doctree.findall(nodes.math)):
+        text = formula.next_node(descend=False, siblings=True)
+        if isinstance(text, nodes.Text) and (mark := re.match(r"[.,;:?!)”]+", text)):
+            text.parent.replace(text, nodes.Text(text[mark.end() :]))
+            formula.replace_self(nodes.inline("", "", formula.deepcopy(), nodes.Text(mark[0]), classes=["marked"]))
+
+
 def doctree_read(app: Sphinx, doctree: nodes.document) -> None:
     path = Path(app.env.doc2path(app.env.docname))
     if path.suffix == ".ipynb":
@@ -119,6 +128,7 @@ def doctree_read(app: Sphinx, doctree: nodes.document) -> None:
         anchor_statements(app, doctree)
         say_where_to_run(doctree, path)
     link_names(doctree)
+    keep_marks(doctree)
 
 
 def title_results(app: Sphinx, docname: str, source: list[str]) -> None:

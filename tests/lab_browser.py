@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+SERVER = Path(__file__).parents[1] / "book" / "_server"  # the settings of `make book`
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="chromium not found: apt-get install chromium (or brew install --cask chromium)"
@@ -73,7 +74,7 @@ def running_lab(folder: Path) -> Iterator[Lab]:
     places |= {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime"}
     places |= {"IPYTHONDIR": "ipython"}
     environment = os.environ | {name: str(home / place) for name, place in places.items()}
-    environment |= {"OMP_NUM_THREADS": "1"}
+    environment |= {"OMP_NUM_THREADS": "1", "JUPYTER_CONFIG_PATH": str(SERVER)}
     options = [f"--ServerApp.root_dir={folder}", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
     options += [
         "--no-browser",
