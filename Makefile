@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONPATH :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DELETE_ON_ERROR:
-.PHONY: help install book test lint types unit notebooks site execute book-times picture results cards bench siege mutants lock clean
+.PHONY: help install book test lint types unit notebooks site execute book-times picture results tradeoff cards bench siege mutants lock clean
 
 help:                   ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1  \t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -60,8 +60,10 @@ picture: $(STAMP)       ## the picture at the head of the README, and its words
 
 results: $(STAMP)       ## the comparison of all defenses on all shipped evidence, and Table 14 in the README
 	OMP_NUM_THREADS=1 $(BIN)/pglearn compare data/*-bank.safetensors --patch 5x5 9x9 --top-k 1 3 --out data/results.csv --markdown data/results.md
-	OMP_NUM_THREADS=1 $(BIN)/pglearn compare data/*-bank.safetensors --patch 1x1 5x5 9x9 13x13 17x17 21x21 25x25 --top-k 1 2 3 4 5 --defense mask mask:confidence mask:prediction features features:confidence clip vote --out data/tradeoff.csv > /dev/null
 	$(BIN)/python -m benchmarks.cards --readme
+
+tradeoff: $(STAMP)      ## every defense, patch size and k on all shipped evidence, for an explorer (minutes)
+	OMP_NUM_THREADS=1 $(BIN)/pglearn compare data/*-bank.safetensors --patch 1x1 5x5 9x9 13x13 17x17 21x21 25x25 --top-k 1 2 3 4 5 --defense mask mask:confidence mask:prediction features features:confidence clip vote --out data/tradeoff.csv > /dev/null
 
 cards: $(STAMP)         ## every count of every card again, from weights and images (PGLEARN_DATA)
 	$(BIN)/python -m benchmarks.cards --check

@@ -49,7 +49,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_use_index = html_domain_indices = False  # search finds more
 html_context = {"default_mode": "auto"}
-html_theme_options = {"use_download_button": True, "show_toc_level": 2}
+html_theme_options = {"use_download_button": True, "show_toc_level": 2, "navbar_persistent": []}
 
 NUMBERED = r"(?:Theorem|Lemma|Figure|Exercise) \d+\.\d+"
 
@@ -118,7 +118,9 @@ def keep_marks(doctree: nodes.document) -> None:
         text = formula.next_node(descend=False, siblings=True)
         if isinstance(text, nodes.Text) and (mark := re.match(r"[.,;:?!)”]+", text)):
             text.parent.replace(text, nodes.Text(text[mark.end() :]))
-            formula.replace_self(nodes.inline("", "", formula.deepcopy(), nodes.Text(mark[0]), classes=["marked"]))
+            formula.replace_self(
+                nodes.inline("", "", formula.deepcopy(), nodes.Text(mark[0]), classes=["marked"])
+            )
 
 
 def doctree_read(app: Sphinx, doctree: nodes.document) -> None:

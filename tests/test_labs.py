@@ -278,6 +278,8 @@ def test_the_box_goes_on_after_what_can_be_stopped() -> None:
         "x = bytearray(1 << 40)",
         "os._exit(0)",
         "print('x' * 10**7)",
+        "for i in range(20):\n    f = os.open('f', os.O_RDWR | os.O_CREAT)\n    os.unlink('f')\n"
+        "    os.posix_fallocate(f, 0, 60 << 20)",
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass",
         "get_ipython().showtraceback = lambda *_, **__: None; 1 / 0",
         "print('still on')",
@@ -289,6 +291,7 @@ def test_the_box_goes_on_after_what_can_be_stopped() -> None:
         "",  # of the MemoryError
         "ended Python",
         "printed more than 300,000 characters",
+        "[Errno 28] No space left on device",
         "took longer than 20 s and could not be interrupted",
         "ZeroDivisionError: division by zero",
         "still on\n",
@@ -306,7 +309,20 @@ def test_the_box_goes_on_after_what_can_be_stopped() -> None:
         ),
         (
             "for i in range(10**5): open(f'{i}', 'w').write('x' * 10**6)",
-            "stopped: more than 256 MiB or 500 files",
+            "stopped: more than 128 MiB or 500 files",
+        ),
+        (
+            "for _ in range(3000): os.mkdir('d' * 250); os.chdir('d' * 250)",
+            "stopped: more than 128 MiB or 500 files",
+        ),
+        (
+            "for i in range(50): os.posix_fallocate(os.memfd_create(f'{i}'), 0, 60 << 20)\ntime.sleep(60)",
+            "stopped: more than 2 GiB of memory",
+        ),
+        (
+            "import threading\n"
+            "for _ in range(400): threading.Thread(target=time.sleep, args=(60,)).start()",
+            "stopped: more than 256 threads",
         ),
     ],
 )
@@ -399,7 +415,8 @@ def answered(copy_of: Path, **answers: str) -> Any:
 
 
 def honest(path: Path, notebook: Any) -> str:
-    notebook.cells[-1].source = "For a reason."
+    notebook.cells[-1].source = "For a reason.\n```\n<script>alert(1)</script>\n[l](javascript:alert(1))"
+    notebook.cells.append(nbformat.v4.new_raw_cell("<form action='x'>"))
     warn = "import warnings\ndef double(x):\n    warnings.warn('!'); print('doubling', end=' ')\n"
     notebook.cells[2].source = f"{warn}    return 2 * x"
     notebook.cells.insert(2, nbformat.v4.new_code_cell("mine = 1"))
@@ -496,6 +513,7 @@ HANDED_IN: dict[str, Any] = {
         nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("x" * 300_001)])
     ),
     "loser": None,
+    "linker": None,
     "absent": None,
 }
 
@@ -503,11 +521,15 @@ HANDED_IN: dict[str, Any] = {
 def hand_in(root: Path) -> None:
     for name, make in HANDED_IN.items():
         path = root / "submitted" / name / "9-tiny" / "9-tiny.ipynb"
-        if name != "absent":
+        if name not in ("linker", "absent"):
             path.parent.mkdir(parents=True)
         if make:
             path.write_text(make(path, answered(root / "release" / name / "9-tiny" / "9-tiny.ipynb")))
     good = root / "submitted" / "honest" / "9-tiny"
+    (root / "submitted" / "linker").mkdir()
+    (root / "submitted" / "linker" / "9-tiny").symlink_to(good)
+    (root / "submitted" / "linker" / "=1+1").mkdir()
+    (root / "submitted" / "linker" / "\x1b]0;\n\udcff.ipynb").touch()
     (good / "9-tiny.ipynb").rename(good / "9-tiny (1).ipynb")
     shutil.copytree(good, root / "submitted" / "stranger" / "9-tiny")
     shutil.copytree(good, root / "submitted" / "honest" / "8-tiny")
@@ -543,7 +565,7 @@ def test_a_course_is_marked(classroom: Path, capsys: pytest.CaptureFixture[str])
     with (classroom / "marks.csv").open() as file:
         table = list(csv.DictReader(file))
     rows = {(row["student"], row["lab"]): row for row in table}
-    assert len(rows) == len(table) == len(HANDED_IN) - 1 + 3
+    assert len(rows) + 1 == len(table) == len(HANDED_IN) - 1 + 5
     points = {s: [row[f"task_{n}"] for n in range(1, 7)] for (s, lab), row in rows.items() if lab == "9-tiny"}
     why = {student: rows[student, "9-tiny"]["reason"] for student in points}
     for student, row in ((s, r) for (s, lab), r in rows.items() if lab == "9-tiny" and s != "stranger"):
@@ -594,13 +616,16 @@ def test_a_course_is_marked(classroom: Path, capsys: pytest.CaptureFixture[str])
         assert (points[student], why[student]) == (["0"] * 6, reason)
     assert why["stranger"] == "there is no student of this name"
     assert rows["honest", "8-tiny"]["reason"] == "there is no lab of this name, allowed: 9-tiny"
-    stray = "submitted/absent.ipynb was not graded, allowed: submitted/STUDENT/LAB/"
-    assert rows["", ""]["reason"] == stray
+    assert why["linker"] == "the folder is a link, allowed: the files themselves"
+    assert rows["linker", "'=1+1"]["reason"] == "there is no lab of this name, allowed: 9-tiny"
+    strays = [f"submitted/{name}.ipynb" for name in ("absent", "linker/ ]0;")]
+    assert [row["reason"].split(" was not graded")[0] for row in table if not row["lab"]] == strays
 
     for student in ("honest", "careless", "tamperer", "looper", "forger", "burglar", "bomber"):
         page = (classroom / "feedback" / student / "9-tiny" / "9-tiny.html").read_text()
         assert "default-src 'none'" in page.split("<title>")[0]
         assert not re.search(r"<(script|link|img|iframe)\b[^>]*\b(src|href)=[\"']?(?!data:)", page)
+        assert not re.search(r"<form|alert\(1\)</script>|href=.javascript", page)
     notebook = nbformat.read(classroom / "autograded" / "burglar" / "9-tiny" / "9-tiny.ipynb", as_version=4)
     assert notebook.cells[2].outputs[0].text == "no\n" * 7
 

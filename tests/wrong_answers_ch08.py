@@ -91,6 +91,17 @@ def sharing(least, outside, cells, per_cell, k, fits=None, short=None):
     )
 
 
+def greedy_sharing(least, outside, cells, per_cell, k, order):
+    for keeps, votes in zip(least, outside, strict=True):
+        left, helped = per_cell * cells, 0
+        for need in order(max(0, keeps - x) for x in votes):
+            if need <= min(cells, left):
+                left, helped = left - need, helped + 1
+        if helped >= k:
+            return False
+    return bool(least)
+
+
 WRONG = {
     "8.1": {
         "a tie does not reach": lambda least, reach: (
@@ -184,5 +195,7 @@ WRONG = {
         "top-1 always": lambda least, outside, cells, per_cell, k: sharing(
             least, outside, cells, per_cell, 1
         ),
+        "rivals unsorted": lambda *case: greedy_sharing(*case, list),
+        "dearest rivals first": lambda *case: greedy_sharing(*case, lambda needs: sorted(needs)[::-1]),
     },
 }

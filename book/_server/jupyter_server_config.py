@@ -1,7 +1,7 @@
 """What `make book` tells Jupyter's server: send each message at once.
 
-The network else holds back a small message until the one before is acknowledged: some 40 ms between a drag in an
-explorer and its picture.
+The network else holds back a small message until the one before is acknowledged: some 20 ms and more between
+a drag in an explorer and its picture.
 """
 
 from typing import Any

@@ -1,29 +1,30 @@
-"""The box: a student's notebook is run where it can reach and spoil nothing but its own folder.
+"""The box: a student's notebook is run where it can reach and spoil nothing but a copy of its folder.
 
 `run` starts this file as a program of its own. That program enters new namespaces (user, processes, network,
-mounts), forks, and watches; the child builds itself a file system of Python and its folder alone, lets
-Landlock deny the rest once more, and executes the notebook in a kernel, which inherits it all. What comes out
-is one file, `result.json`, written on the notebook's side: believe nothing in it.
+mounts), copies the folder into memory, forks, and watches; the child builds itself a file system of Python and
+this copy alone, lets Landlock deny the rest once more, and executes the notebook in a kernel, which inherits
+it all. What comes out is one file, `result.json`, written on the notebook's side: believe nothing in it.
 
 Works for root and for an ordinary user, and imports nothing but the standard library before it is confined.
 """
 
 import ctypes
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 __all__ = ["missing", "readable", "run"]
 
-PROCESSES = 64
-FILES, BYTES = 500, 256 << 20  # of the folder
+PROCESSES, THREADS = 64, 256
+FILES, BYTES = 500, 128 << 20  # of the folder
 OUTPUT = 300_000  # characters of one cell
 ROOM = 512 << 20  # memory that the machine keeps for itself
 
@@ -108,6 +109,7 @@ def _main(folder: Path, seconds: float, memory: int) -> None:
         "gid_map": f"1000 {group} 1",
     }.items():
         Path(f"/proc/self/{name}").write_text(text)
+    _cover(folder)
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -115,48 +117,76 @@ def _main(folder: Path, seconds: float, memory: int) -> None:
         os.write(write, b"confined")
         os.closerange(3, 256)
         if (folder / "notebook.ipynb").exists():
-            _execute(folder, max(1, round(seconds / 4)))
+            try:
+                _execute(folder, max(1, round(seconds / 4)))
+            except OSError as error:
+                os._exit(error.errno or 1)
         os._exit(0)
     os.close(write)
     if os.read(read, 8) != b"confined":
         sys.exit(3)
-    print(_watch(child, folder, seconds, memory) or "")
+    print(_watch(child, seconds, memory) or "")
+    _deliver(folder)
 
 
-def _watch(child: int, folder: Path, seconds: float, memory: int) -> str | None:
+def _cover(folder: Path) -> None:
+    """Lay a file system of limited size over the folder, which remains our working directory beneath it."""
+    _call("mount", None, b"/", None, 0x44000, None)  # recursive, private
+    _call("mount", b"none", bytes(folder), b"tmpfs", 0, f"size={BYTES},nr_inodes={FILES}".encode())
+    shutil.copytree(".", folder, symlinks=True, dirs_exist_ok=True)
+
+
+def _deliver(folder: Path) -> None:
+    """Copy the result, if there is one, to the folder beneath."""
+    try:
+        file = os.open(folder / "result.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(file, "rb") as stream:
+            result = stream.read(BYTES)
+    except OSError:  # none, or the student's link or folder
+        return
+    Path("result.json").write_bytes(result)
+
+
+def _watch(child: int, seconds: float, memory: int) -> str | None:
     """Wait for the child; end it, and with it every process of the box, when it takes too much."""
-    end, turn, reason = time.monotonic() + seconds, 0, None
+    end, before, reason = time.monotonic() + seconds, _free(), None
     while not (ended := os.waitpid(child, os.WNOHANG))[0]:
-        family = list(_family(child))
+        family, free = _family(child), _free()
         if time.monotonic() > end:
             reason = f"stopped after {seconds:.0f} s"
         elif len(family) > PROCESSES:
             reason = f"stopped: more than {PROCESSES} processes"
-        elif _free() < ROOM:
+        elif sum(family.values()) > THREADS:
+            reason = f"stopped: more than {THREADS} threads"
+        elif free < ROOM:
             reason = "stopped: this machine is out of memory"
-        elif sum(map(_memory, family)) > memory:
+        elif max(sum(map(_memory, family)), before - free) > memory:  # not all belongs to a process: memfd
             reason = f"stopped: more than {memory / 2**30:.3g} GiB of memory"
-        elif turn % 10 == 0 and not _fits(folder):
-            reason = f"stopped: more than {BYTES >> 20} MiB or {FILES} files written"
         if reason:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return reason
-        turn += 1
         time.sleep(0.1)
+    if ended[1] == errno.ENOSPC << 8:
+        return f"stopped: more than {BYTES >> 20} MiB or {FILES} files written"
     return f"the box ended with status {ended[1]}" if ended[1] else None
 
 
-def _family(root: int) -> Iterator[int]:
-    """The process and all its descendants: orphans are adopted by `root`, the first of its namespace."""
+def _family(root: int) -> dict[int, int]:
+    """The number of threads of the process and of each of its descendants: orphans are adopted by `root`, the
+    first of its namespace.
+    """
     children: dict[int, list[int]] = {}
+    threads: dict[int, int] = {}
     for name in filter(str.isdecimal, os.listdir("/proc")):
         if stat := _read(f"/proc/{name}/stat"):
-            children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(name))
+            fields = stat.rpartition(")")[2].split()  # from the third on, see proc_pid_stat(5)
+            children.setdefault(int(fields[1]), []).append(int(name))
+            threads[int(name)] = int(fields[17])
     found = [root]
     for process in found:
-        yield process
         found += children.get(process, [])
+    return {process: threads.get(process, 0) for process in found}
 
 
 def _memory(process: int) -> int:
@@ -178,20 +208,6 @@ def _read(path: str) -> str:
         return ""
 
 
-def _fits(folder: Path) -> bool:
-    count = size = 0
-    for place, folders, files in os.walk(folder):
-        for name in files:
-            try:
-                size += os.lstat(os.path.join(place, name)).st_blocks * 512
-            except OSError:  # just removed
-                continue
-        count += len(files) + len(folders)
-        if count > FILES or size > BYTES:
-            return False
-    return True
-
-
 def _confine(folder: Path, memory: int) -> None:
     """Never to be undone: for this process and all that it starts."""
     import resource
@@ -199,9 +215,9 @@ def _confine(folder: Path, memory: int) -> None:
     _call("prctl", 1, signal.SIGKILL)
     for limit, value in {
         resource.RLIMIT_DATA: memory,
-        resource.RLIMIT_FSIZE: BYTES // 4,
+        resource.RLIMIT_FSIZE: BYTES // 2,
         resource.RLIMIT_NOFILE: 256,
-        resource.RLIMIT_NPROC: 4 * PROCESSES,  # threads too; not heeded where root grades
+        resource.RLIMIT_NPROC: 2 * THREADS,  # processes too; not heeded where root grades
         resource.RLIMIT_CORE: 0,
     }.items():
         resource.setrlimit(limit, (value, value))
@@ -219,7 +235,6 @@ def _rebuild(folder: Path) -> None:
     """
     root = folder / ".root"
     root.mkdir()
-    _call("mount", None, b"/", None, 0x44000, None)  # recursive, private
     _call("mount", b"none", bytes(root), b"tmpfs", 0, None)
     for path in [*readable(), folder]:
         place = root / path.relative_to("/")

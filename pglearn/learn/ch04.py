@@ -102,6 +102,14 @@ def lure(answer: list[list[int]]) -> None:
     score, least = int(_lured([cells])[0]), int(scores.min())
     if score > least:
         silent = int(_lured([[0, 0, 0, 0]])[0])
+        units = torch.tensor(LURED)
+        units[2:4, 2:4] = torch.tensor(cells).view(2, 2)
+        total, inside = int(units.sum()), int(box_sums(units, 2, 2).max())
+        if score == total:
+            raise Wrong(
+                f"no mask falls: the heaviest window holds {inside} of {total} units, a share of "
+                f"{inside / total:.3f}, and only a share above T = 0.45 is dropped"
+            )
         raise Wrong(f"the score is {score}; silence would leave {silent}, and {least} can be reached")
     cheapest = min(sum(c) for c, s in zip(everything, scores.tolist(), strict=True) if s == least)
     if sum(cells) > cheapest:

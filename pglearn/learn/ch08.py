@@ -77,8 +77,9 @@ def flood(answer: Callable[..., Any]) -> None:
             raise Wrong("nothing returned yet")
         windows = [all_windows(1, n, 1, len(maps[0]))]
         units = torch.tensor(maps)[None, :, None]
-        sure = certify_units(units, torch.tensor([label]), WindowMask(1, n), windows, top, k).certified
-        _judge_flood(found, maps, label, n, k, top, call, exists=not sure)
+        sure = certify_units(units, torch.tensor([label]), WindowMask(1, n), windows, top, k)
+        place = None if sure.certified else int(sure.worst[0, 1])
+        _judge_flood(found, maps, label, n, k, top, call, place)
 
 
 def _floods() -> Iterator[tuple[list[list[int]], int, int, int, int]]:
@@ -94,13 +95,14 @@ def _floods() -> Iterator[tuple[list[list[int]], int, int, int, int]]:
 
 
 def _judge_flood(
-    found: Any, maps: list[list[int]], label: int, n: int, k: int, top: int, call: str, exists: bool
+    found: Any, maps: list[list[int]], label: int, n: int, k: int, top: int, call: str, place: int | None
 ) -> None:
     if not isinstance(found, (list, tuple)) or len(found) not in (0, len(maps)):
         raise Wrong(f"{call}: expected {len(maps)} strips or [], got {found!r:.60}")
     if not found:
-        if exists:
-            raise Wrong(f"{call}: you found no attack, but there is one")
+        if place is not None:
+            cells = f"cell {place}" if n == 1 else f"cells {place} to {place + n - 1}"
+            raise Wrong(f"{call}: you found no attack, but there is one that changes {cells} only")
         return
     changed = set()
     for c, (before, after) in enumerate(zip(maps, found, strict=True)):
@@ -178,9 +180,13 @@ def certified_sharing(answer: Callable[[list[int], list[list[int]], int, int, in
         ([5], [[9, 3, 4]], 2, 1, 3),
         ([], [], 2, 1, 1),
     ]
-    for _ in range(160):
+    for votes in sorted(set(itertools.permutations([1, 3, 3]))):  # the order of the rivals does not matter
+        cases.append(([5], [list(votes)], 4, 1, 2))
+    for votes in sorted(set(itertools.permutations([2, 3, 4, 4]))):
+        cases.append(([5], [list(votes)], 3, 1, 2))
+    for i in range(190):
         count, cells = rng.randint(1, 2), rng.randint(1, 3)
-        outside = [[rng.randint(0, 5) for _ in range(3)] for _ in range(count)]
+        outside = [[rng.randint(0, 5) for _ in range(3 if i < 160 else 4 + i % 2)] for _ in range(count)]
         least = [rng.randint(2, 7) for _ in range(count)]
         cases.append((least, outside, cells, rng.randint(1, 3), rng.randint(1, 3)))
     compare(answer, reference, cases)

@@ -40,10 +40,9 @@ c.Autograde.autograde_preprocessors = [
     "nbgrader.preprocessors.AssignLatePenalties",
     "nbgrader.preprocessors.CheckCellMetadata",
 ]
-c.HTMLExporter.sanitize_html = True
 """
 QUIET = """<head><meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">"""
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'">"""
 NOTEBOOK, SOURCE, CELLS = 20 << 20, 300_000, 300  # bytes, characters of all cells, cells
 SECONDS, MEMORY = 180.0, 4 << 30
 limits: dict[str, Any] = {"seconds": SECONDS, "memory": MEMORY}
@@ -68,6 +67,7 @@ def release(root: Path, students: Iterable[str], labs: Iterable[int] = ()) -> in
     wanted = list(labs) or list(masters)
     if unknown := [lab for lab in wanted if lab not in masters]:
         raise InputError(f"--labs: is {unknown[0]}, allowed: {', '.join(map(str, masters))}")
+    _check_name(root)
     root.mkdir(parents=True, exist_ok=True)
     if any(root.iterdir()) and not (root / "secret").exists():
         raise InputError(f"DIR: {root} is not empty, allowed: a new folder, or a course made by labs release")
@@ -94,14 +94,23 @@ def release(root: Path, students: Iterable[str], labs: Iterable[int] = ()) -> in
     return count
 
 
+def _check_name(root: Path) -> None:
+    if odd := re.search(r"[][{}?*#%]", str(root.resolve())):  # nbgrader and SQLite read them as patterns
+        raise InputError(f"DIR: {root.resolve()} holds {odd[0]!r}, allowed: a path without [ ] {{ }} ? * # %")
+
+
 def read_students(file: Path) -> list[str]:
     """Ids, one a line, or of the column `id` of a CSV file. Raises `InputError`."""
-    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    if lines and "," in lines[0]:
-        rows = list(csv.DictReader(lines))
-        if not rows or "id" not in rows[0]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"--students: {file} is not text in UTF-8, allowed: save it as UTF-8") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if lines and ("," in lines[0] or lines[0] == "id"):
+        rows = list(csv.DictReader(lines, skipinitialspace=True))
+        if rows and "id" not in rows[0]:
             raise InputError(f"--students: {file} has no column id, allowed: that column, or one id a line")
-        lines = [row["id"].strip() for row in rows]
+        lines = [(row["id"] or "").strip() for row in rows]
     for line in lines:
         if not re.fullmatch(r"\w[\w.@-]{0,63}", line):
             raise InputError(f"--students: {line!r} is no id, allowed: letters, digits and . _ - @")
@@ -155,6 +164,9 @@ def grade(root: Path, seconds: float = SECONDS, memory: int = MEMORY) -> list[di
 
     if not (root / "secret").exists():
         raise InputError(f"DIR: {root} is no course, allowed: a folder made by pglearn labs release")
+    if not (root / "gradebook.db").exists():
+        raise InputError(f"DIR: {root} has lost its gradebook.db, allowed: put it back, or release anew")
+    _check_name(root)
     if why := box.missing():
         raise InputError(f"labs grade: no box for students' code on this machine: {why}")
     if inside := [path for path in box.readable() if root.resolve().is_relative_to(path)]:
@@ -166,11 +178,12 @@ def grade(root: Path, seconds: float = SECONDS, memory: int = MEMORY) -> list[di
         if not json.loads(record.read_text())["key"]:
             record.unlink()
     found = sorted(path for path in (root / "submitted").glob("*/*") if path.is_dir())
-    progress = tqdm(found, unit="submission", disable=None)
+    progress, strange = tqdm(found, unit="submission", disable=None), list[dict[str, Any]]()
     for folder in progress:
-        progress.set_postfix_str(f"{folder.parent.name} {folder.name}")
-        _one(root, folder)
+        progress.set_postfix_str(_line(f"{folder.parent.name} {folder.name}"))
+        strange += _one(root, folder)
     rows = [json.loads(path.read_text())["row"] for path in sorted((root / "marks").glob("*/*.json"))]
+    rows += strange
     for path in sorted([*(root / "submitted").glob("*.ipynb"), *(root / "submitted").glob("*/*.ipynb")]):
         where = path.relative_to(root)
         rows.append(_row("", "") | {"reason": f"{where} was not graded, allowed: submitted/STUDENT/LAB/"})
@@ -182,25 +195,29 @@ def _row(student: str, lab: str) -> dict[str, Any]:
     return {"student": student, "lab": lab, "total": 0, "max": 0, "by_hand": 0, "tasks": {}, "reason": ""}
 
 
-def _one(root: Path, folder: Path) -> None:
-    """Grade one submission in a process of its own, unless it is graded already."""
+def _one(root: Path, folder: Path) -> list[dict[str, Any]]:
+    """Grade one submission in a process of its own, unless it is graded already. Under an unknown name
+    nothing is recorded; that row is returned.
+    """
     student, name = folder.parent.name, folder.name
+    row, source = _row(student, name), root / "source" / name / f"{name}.ipynb"
+    labs = sorted(path.name for path in (root / "source").iterdir())
+    if name not in labs:
+        return [row | {"reason": f"there is no lab of this name, allowed: {', '.join(labs)}"}]
+    row["tasks"], row["max"] = _points(source)
+    if student not in [path.name for path in (root / "release").iterdir()]:
+        return [row | {"reason": "there is no student of this name"}]
     record = root / "marks" / student / f"{name}.json"
     record.parent.mkdir(parents=True, exist_ok=True)
-    row, source = _row(student, name), root / "source" / name / f"{name}.ipynb"
     try:
-        if not source.exists():
-            labs = ", ".join(sorted(path.name for path in (root / "source").iterdir()))
-            raise _Refused(f"there is no lab of this name, allowed: {labs}")
-        row["tasks"], row["max"] = _points(source)
-        if not (root / "release" / student).exists():
-            raise _Refused("there is no student of this name")
+        if folder.is_symlink() or folder.parent.is_symlink():
+            raise _Refused("the folder is a link, allowed: the files themselves")
         path, notes = _handed_in(folder, name)
         key = hashlib.sha256(path.read_bytes() + source.read_bytes()).hexdigest()
         again = True
         if record.exists() and (old := json.loads(record.read_text()))["key"] == key:
             if old["row"]["tasks"] == _marks(root, name, student)[0]:
-                return
+                return []
             again = False  # the teacher has given marks since
         checked = root / "checked" / student / name
         checked.mkdir(parents=True, exist_ok=True)
@@ -216,6 +233,7 @@ def _one(root: Path, folder: Path) -> None:
             raise _Refused(f"the grader itself failed, see {record.with_suffix('.log').relative_to(root)}")
     except (_Refused, OSError) as error:
         _store(record, "", {**row, "reason": str(error)})
+    return []
 
 
 def _graded(root: Path, record: Path, key: str, row: dict[str, Any], notes: list[str], again: bool) -> None:
@@ -237,7 +255,7 @@ def _graded(root: Path, record: Path, key: str, row: dict[str, Any], notes: list
     for cell in nbformat.read(root / "autograded" / student / name / f"{name}.ipynb", as_version=4).cells:
         if (task := tested(cell)) and cell.outputs and cell.outputs[-1].output_type == "error":
             notes.append(f"{task}: {cell.outputs[-1].evalue}")
-    _store(record, key, {**row, "reason": "; ".join(notes)})
+    _store(record, key, {**row, "reason": "; ".join(sorted(notes))})
     log.unlink()
 
 
@@ -261,7 +279,7 @@ def _store(record: Path, key: str, row: dict[str, Any]) -> None:
 def _write_marks(path: Path, rows: list[dict[str, Any]]) -> None:
     most = max([len(row["tasks"]) for row in rows], default=0)
     part = path.with_suffix(".part")
-    with part.open("w", newline="") as file:
+    with part.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         columns = [f"task_{number}" for number in range(1, most + 1)]
         table.writerow(["student", "lab", "total", "max", "by_hand", *columns, "reason"])
@@ -269,8 +287,15 @@ def _write_marks(path: Path, rows: list[dict[str, Any]]) -> None:
             points = [f"{value:g}" for value in row["tasks"].values()]
             sums = [f"{row[name]:g}" for name in ("total", "max", "by_hand")]
             blanks = [""] * (most - len(points))
-            table.writerow([row["student"], row["lab"], *sums, *points, *blanks, row["reason"]])
+            student, lab, reason = (_line(row[name]) for name in ("student", "lab", "reason"))
+            table.writerow([student, lab, *sums, *points, *blanks, reason])
     part.replace(path)
+
+
+def _line(text: str) -> str:
+    """Anybody's text as one line that neither a terminal nor a spreadsheet takes for a command."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
 
 
 def _points(source: Path) -> tuple[dict[str, float], float]:
@@ -306,7 +331,7 @@ def _cells(path: Path) -> list[tuple[str, Any, str]]:
             raise _Refused("the notebook is not of format 4")
         found = []
         for cell in notebook["cells"]:
-            kind = cell["cell_type"] if cell["cell_type"] in ("code", "markdown") else "raw"
+            kind = "code" if cell["cell_type"] == "code" else "markdown"
             name = (cell["metadata"].get("nbgrader") or {}).get("grade_id")
             source = "".join(cell["source"])
             source.encode()  # half a character, which JSON can hold, is a ValueError too
@@ -320,13 +345,14 @@ def _cells(path: Path) -> list[tuple[str, Any, str]]:
 
 def _mend(path: Path, template: Path, out: Path) -> list[str]:
     """Write the notebook that is graded: the student's cells in their order, but every cell that nbgrader
-    knows with the template's type and metadata, locked ones with its source, each once, none missing. Returns
-    what was mended.
+    knows with the template's type and metadata, locked ones with its source, each once, none missing. Words
+    of the student's own stand as plain text, lest a page of the teacher's run them. Returns what was mended.
     """
     import nbformat
 
     notebook = nbformat.read(template, as_version=4)
     known = {cell.metadata.nbgrader.grade_id: cell for cell in notebook.cells if "nbgrader" in cell.metadata}
+    ours = {cell.source.strip() for cell in notebook.cells}
     cells: list[Any] = []
     places: dict[str, Any] = {}
     notes = []
@@ -339,6 +365,9 @@ def _mend(path: Path, template: Path, out: Path) -> list[str]:
                 notes.append(f"{name.replace('-', '.')}: the test cell was changed, the original counts")
         else:
             cell = getattr(nbformat.v4, f"new_{kind}_cell")(source)
+        if cell.cell_type == "markdown" and cell.source.strip() not in ours:
+            fence = "`" * (3 + max(map(len, re.findall("`+", cell.source)), default=0))
+            cell.source = "\n".join([f"{fence}text", *cell.source.splitlines(), fence])
         cells.append(cell)
     before = None
     for name, cell in known.items():
@@ -389,6 +418,8 @@ def run_and_judge(notebook: Any, resources: Any) -> Any:
         reason = f"{errors[0].ename}: {errors[0].evalue}".removeprefix("Stopped: ") if errors else None
         if reason == "NotImplementedError: ":
             reason = "not answered"
+        if reason and reason != "AssertionError: ":
+            reason = reason.removeprefix("AssertionError: ")
         if task is None:
             if reason and (solution := cell.metadata.get("nbgrader", {}).get("grade_id")):
                 stopped[solution] = reason
@@ -410,7 +441,7 @@ def run_and_judge(notebook: Any, resources: Any) -> Any:
 def _fail(cell: Any, kind: str, reason: str) -> None:
     from nbformat.v4 import new_output
 
-    line = " ".join("".join(c if c.isprintable() else " " for c in reason).split())[:200].removesuffix(":")
+    line = _line(reason)[:200].removesuffix(":")
     cell.outputs.append(new_output("error", ename=kind, evalue=line, traceback=[f"{kind}: {line}"]))
 
 
@@ -444,6 +475,6 @@ def _result(folder: Path, count: int) -> tuple[int, list[list[Any]]]:
                     found.append(new_output("display_data", data, metadata={"image/png": alt}))
         if len(outputs) != count:
             raise ValueError
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, OverflowError, RecursionError, KeyError, TypeError, AttributeError):
         return 0, [[] for _ in range(count)]
     return at, outputs

@@ -29,7 +29,9 @@ def data(seed: int) -> dict[str, Any]:
     # a corner where the sticker reaches fewer cells than Eq. 1 allows
     sides = range(5, 13)
     fewer = [p for p in sides if _cells(axis.fields, IMAGE - p, p) < window_size(p, axis.size, axis.stride)]
-    corner = [random.choice(fewer), random.choice(sides)]
+    # and not as few as pixels by stride: a sticker that touches only the cells under it
+    under = {p: _cells(axis.fields, IMAGE - p, p) == -(-p // 4) for p in sides}
+    corner = random.choice([[p, q] for p in fewer for q in sides if not (under[p] and under[q])])
     top, left = random.sample(range(18, 42, 6), 2)
     smudged, others = random.randrange(1, 3), _stack(random)
     kernel = random.randrange(2, 9)

@@ -33,8 +33,13 @@ def module(lab: int) -> ModuleType:
 
 # ------------------------------------------------------------------------------- called by notebooks
 def student_data(lab: int) -> dict[str, Any]:
-    """This student's data: lab-data.json beside the notebook; without it the sample, `data(0)` of the lab."""
-    return _beside("lab-data.json") or plain(module(lab).data(0))
+    """This student's data: lab-data.json beside the notebook; without it the sample, `data(0)` of the lab,
+    and a line that says so.
+    """
+    if found := _beside("lab-data.json"):
+        return found
+    print("no lab-data.json beside this notebook: sample data, nobody's own")
+    return dict(plain(module(lab).data(0)))
 
 
 def hidden_data(lab: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The trade-off explorer (chapter 10): patch size, defense and k against what is clean and what is certified.
 
-The counts are those of ``data/tradeoff.csv``: 2,695 rows, which ``make results`` computes with ``certify``
+The counts are those of ``data/tradeoff.csv``: 2,695 rows, which ``make tradeoff`` computes with ``certify``
 from the shipped banks, in minutes.
 """
 
