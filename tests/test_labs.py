@@ -320,8 +320,7 @@ def test_the_box_goes_on_after_what_can_be_stopped() -> None:
             "stopped: more than 2 GiB of memory",
         ),
         (
-            "import threading\n"
-            "for _ in range(400): threading.Thread(target=time.sleep, args=(60,)).start()",
+            "import threading\nfor _ in range(400): threading.Thread(target=time.sleep, args=(60,)).start()",
             "stopped: more than 256 threads",
         ),
     ],

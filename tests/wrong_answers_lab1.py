@@ -20,6 +20,12 @@ block = (rows[0], rows[1] - 1, columns[0], columns[1] - 1)
 high, wide = (window_size(side, axis.size, axis.stride) for side in data["corner"])
 corner = (axis.cells - high, axis.cells - 1, axis.cells - wide, axis.cells - 1)
 """,
+        "pixels by stride in the corner": """
+rows, columns = touched(axis, top, height), touched(axis, left, width)
+block = (rows[0], rows[1] - 1, columns[0], columns[1] - 1)
+high, wide = (-(-side // 4) for side in data["corner"])
+corner = (axis.cells - high, axis.cells - 1, axis.cells - wide, axis.cells - 1)
+""",
         "the stride alone": """
 block = (top // 4, (top + height - 1) // 4, left // 4, (left + width - 1) // 4)
 corner = ((64 - data["corner"][0]) // 4, axis.cells - 1, (64 - data["corner"][1]) // 4, axis.cells - 1)

@@ -1,9 +1,10 @@
 """The box: a student's notebook is run where it can reach and spoil nothing but a copy of its folder.
 
 `run` starts this file as a program of its own. That program enters new namespaces (user, processes, network,
-mounts), copies the folder into memory, forks, and watches; the child builds itself a file system of Python and
-this copy alone, lets Landlock deny the rest once more, and executes the notebook in a kernel, which inherits
-it all. What comes out is one file, `result.json`, written on the notebook's side: believe nothing in it.
+mounts), copies the folder into memory, forks, and watches; the child builds itself a file system of Python
+and this copy alone, lets Landlock deny the rest once more, and executes the notebook in a kernel, which
+inherits it all. What comes out is one file, `result.json`, written on the side of the notebook: believe
+nothing in it.
 
 Works for root and for an ordinary user, and imports nothing but the standard library before it is confined.
 """
@@ -221,6 +222,7 @@ def _confine(folder: Path, memory: int) -> None:
         resource.RLIMIT_CORE: 0,
     }.items():
         resource.setrlimit(limit, (value, value))
+    os.nice(10)  # else a thousand processes keep the watcher from its turn
     _rebuild(folder)
     _call("prctl", 38, 1, 0, 0, 0)  # no new privileges
     _landlock(folder)

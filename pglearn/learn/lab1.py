@@ -3,7 +3,7 @@
 from random import Random
 from typing import Any
 
-from pglearn.geometry import Layer, receptive_field, touched, window_size
+from pglearn.geometry import Axis, Layer, receptive_field, touched, window_size
 from pglearn.learn.labs import Judge
 
 __all__ = ["FILES", "JUDGES", "TITLE", "TOLERANCE", "data", "hidden"]
@@ -20,18 +20,15 @@ def data(seed: int) -> dict[str, Any]:
     reaches its last row of cells from one start in four only: the five places that somebody tried miss it.
     """
     random = Random(seed)
-    layers = _stack(random)
-    axis = _axis(layers)
+    corners: list[list[int]] = []
+    while not corners:
+        layers = _stack(random)
+        axis = _axis(layers)
+        corners = _corners(axis)
     # a patch of which Eq. 1 leaves a remainder of one: a mask of one cell less is too small at few places
     patch = random.choice([p for p in range(5, 14) if (p + axis.size - 1) % 4 == 1])
     mask = window_size(patch, axis.size, axis.stride) - 1
     safe = [at for at in range(8, 45) if _cells(axis.fields, at, patch) <= mask]
-    # a corner where the sticker reaches fewer cells than Eq. 1 allows
-    sides = range(5, 13)
-    fewer = [p for p in sides if _cells(axis.fields, IMAGE - p, p) < window_size(p, axis.size, axis.stride)]
-    # and not as few as pixels by stride: a sticker that touches only the cells under it
-    under = {p: _cells(axis.fields, IMAGE - p, p) == -(-p // 4) for p in sides}
-    corner = random.choice([[p, q] for p in fewer for q in sides if not (under[p] and under[q])])
     top, left = random.sample(range(18, 42, 6), 2)
     smudged, others = random.randrange(1, 3), _stack(random)
     kernel = random.randrange(2, 9)
@@ -41,7 +38,7 @@ def data(seed: int) -> dict[str, Any]:
         "weights": random.randrange(1000),
         "layers": layers,
         "sticker": [top, left, *random.sample(range(3, 13), 2)],
-        "corner": corner,
+        "corner": random.choice(corners),
         "known": [None if i == smudged else layer for i, layer in enumerate(others)],
         "measured": _axis(others).fields[:3],
         "patch": patch,
@@ -56,6 +53,22 @@ def hidden(seed: int) -> dict[str, Any]:
     stacks = [[layer[:2] for layer in _stack(random)] for _ in range(3)]
     stacks += [[[random.randrange(2, 7), 1], [1, 2], [random.randrange(2, 6), 3]], [[9, 4], [2, 1]]]
     return {"1.3": [_shape(random, kind) for kind in range(8)], "1.5": stacks}
+
+
+def _corners(axis: Axis) -> list[list[int]]:
+    """Sides of stickers that reach, in the image's corner, fewer rows than Eq. 1 allows, and another number
+    of cells than pixels by stride.
+    """
+    sides = range(5, 13)
+    reached = {p: _cells(axis.fields, IMAGE - p, p) for p in sides}
+    fewer = [p for p in sides if reached[p] < window_size(p, axis.size, axis.stride)]
+    by_stride = [{p: p // 4 for p in sides}, {p: -(-p // 4) for p in sides}]
+    return [
+        [p, q]
+        for p in fewer
+        for q in sides
+        if all((reached[p], reached[q]) != (naive[p], naive[q]) for naive in by_stride)
+    ]
 
 
 def _stack(random: Random) -> list[list[int]]:
