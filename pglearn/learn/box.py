@@ -150,18 +150,18 @@ def _deliver(folder: Path) -> None:
 
 def _watch(child: int, seconds: float, memory: int) -> str | None:
     """Wait for the child; end it, and with it every process of the box, when it takes too much."""
-    end, before, reason = time.monotonic() + seconds, _free(), None
+    end, before, reason = time.monotonic() + seconds, _known("Shmem"), None
     while not (ended := os.waitpid(child, os.WNOHANG))[0]:
-        family, free = _family(child), _free()
+        family, shared = _family(child), _known("Shmem") - before
         if time.monotonic() > end:
             reason = f"stopped after {seconds:.0f} s"
         elif len(family) > PROCESSES:
             reason = f"stopped: more than {PROCESSES} processes"
         elif sum(family.values()) > THREADS:
             reason = f"stopped: more than {THREADS} threads"
-        elif free < ROOM:
+        elif _known("MemAvailable") < ROOM:
             reason = "stopped: this machine is out of memory"
-        elif max(sum(map(_memory, family)), before - free) > memory:  # not all belongs to a process: memfd
+        elif max(sum(map(_memory, family)), shared) > memory:  # a memfd is no process's
             reason = f"stopped: more than {memory / 2**30:.3g} GiB of memory"
         if reason:
             os.kill(child, signal.SIGKILL)
@@ -196,10 +196,10 @@ def _memory(process: int) -> int:
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
 
 
-def _free() -> int:
-    return next(
-        int(x.split()[1]) << 10 for x in _read("/proc/meminfo").splitlines() if x.startswith("MemAvailable")
-    )
+def _known(name: str) -> int:
+    """Bytes that the machine has of this kind of memory."""
+    lines = _read("/proc/meminfo").splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
 
 
 def _read(path: str) -> str:

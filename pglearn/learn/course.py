@@ -164,13 +164,13 @@ def grade(root: Path, seconds: float = SECONDS, memory: int = MEMORY) -> list[di
 
     if not (root / "secret").exists():
         raise InputError(f"DIR: {root} is no course, allowed: a folder made by pglearn labs release")
-    if not (root / "gradebook.db").exists():
-        raise InputError(f"DIR: {root} has lost its gradebook.db, allowed: put it back, or release anew")
-    _check_name(root)
     if why := box.missing():
         raise InputError(f"labs grade: no box for students' code on this machine: {why}")
     if inside := [path for path in box.readable() if root.resolve().is_relative_to(path)]:
         raise InputError(f"DIR: lies in {inside[0]}, which students' code may read, allowed: another place")
+    if not (root / "gradebook.db").exists():
+        raise InputError(f"DIR: {root} has lost its gradebook.db, allowed: put it back, or release anew")
+    _check_name(root)
     import nbgrader.converters  # noqa: F401  once, before processes fork from this one
 
     limits.update(seconds=seconds, memory=memory)
