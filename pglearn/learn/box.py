@@ -25,6 +25,8 @@ from typing import Any
 __all__ = ["missing", "readable", "run"]
 
 PROCESSES, THREADS = 64, 256
+CROWD = 2 * THREADS + 64 * (os.cpu_count() or 1)  # threads that are new on the machine
+CROWDED = f"stopped: more than {PROCESSES} processes or {THREADS} threads"
 FILES, BYTES = 500, 128 << 20  # of the folder
 OUTPUT = 300_000  # characters of one cell
 ROOM = 512 << 20  # memory that the machine keeps for itself
@@ -150,27 +152,38 @@ def _deliver(folder: Path) -> None:
 
 def _watch(child: int, seconds: float, memory: int) -> str | None:
     """Wait for the child; end it, and with it every process of the box, when it takes too much."""
-    end, before, reason = time.monotonic() + seconds, _known("Shmem"), None
+    end, shared, tasks, turn = time.monotonic() + seconds, _known("Shmem"), _tasks(), 0
     while not (ended := os.waitpid(child, os.WNOHANG))[0]:
-        family, shared = _family(child), _known("Shmem") - before
-        if time.monotonic() > end:
+        time.sleep(0.02)
+        turn += 1
+        if _tasks() - tasks > CROWD:  # a fork bomb: before the box's processes are counted it takes every turn
+            reason = CROWDED
+        elif turn % 5:
+            continue
+        elif time.monotonic() > end:
             reason = f"stopped after {seconds:.0f} s"
-        elif len(family) > PROCESSES:
-            reason = f"stopped: more than {PROCESSES} processes"
-        elif sum(family.values()) > THREADS:
-            reason = f"stopped: more than {THREADS} threads"
-        elif _known("MemAvailable") < ROOM:
-            reason = "stopped: this machine is out of memory"
-        elif max(sum(map(_memory, family)), shared) > memory:  # a memfd is no process's
-            reason = f"stopped: more than {memory / 2**30:.3g} GiB of memory"
+        else:
+            reason = _excess(child, memory, shared)
         if reason:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return reason
-        time.sleep(0.1)
     if ended[1] == errno.ENOSPC << 8:
         return f"stopped: more than {BYTES >> 20} MiB or {FILES} files written"
     return f"the box ended with status {ended[1]}" if ended[1] else None
+
+
+def _excess(child: int, memory: int, shared: int) -> str:
+    """Of what the box's processes take too much, as a reason; empty where of nothing."""
+    family = _family(child)
+    if len(family) > PROCESSES or sum(family.values()) > THREADS:
+        return CROWDED
+    if _known("MemAvailable") < ROOM:
+        return "stopped: this machine is out of memory"
+    # what is shared need not be any process's: a memfd
+    if max(sum(map(_memory, family)), _known("Shmem") - shared) > memory:
+        return f"stopped: more than {memory / 2**30:.3g} GiB of memory"
+    return ""
 
 
 def _family(root: int) -> dict[int, int]:
@@ -194,6 +207,11 @@ def _memory(process: int) -> int:
     """Bytes of a process, its share of what it has in common with others."""
     lines = _read(f"/proc/{process}/smaps_rollup").splitlines()
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
+
+
+def _tasks() -> int:
+    """Threads on this machine."""
+    return int(_read("/proc/loadavg").split()[3].split("/")[1])
 
 
 def _known(name: str) -> int:
@@ -222,7 +240,7 @@ def _confine(folder: Path, memory: int) -> None:
         resource.RLIMIT_CORE: 0,
     }.items():
         resource.setrlimit(limit, (value, value))
-    os.nice(10)  # else a thousand processes keep the watcher from its turn
+    os.nice(10)
     _rebuild(folder)
     _call("prctl", 38, 1, 0, 0, 0)  # no new privileges
     _landlock(folder)
