@@ -156,7 +156,7 @@ def _watch(child: int, seconds: float, memory: int) -> str | None:
     while not (ended := os.waitpid(child, os.WNOHANG))[0]:
         time.sleep(0.02)
         turn += 1
-        if _tasks() - tasks > CROWD:  # a fork bomb: before the box's processes are counted it takes every turn
+        if _tasks() - tasks > CROWD:  # a fork bomb: it takes every turn before the box is counted
             reason = CROWDED
         elif turn % 5:
             continue
