@@ -15,4 +15,5 @@ class Prompt(ZMQChannelsWebsocketConnection):
         return super().connect()
 
 
-c.ServerApp.kernel_websocket_connection_class = Prompt  # noqa: F821
+if "c" in globals():  # Jupyter's; who only imports this file has none
+    c.ServerApp.kernel_websocket_connection_class = Prompt  # noqa: F821
