@@ -320,8 +320,9 @@ def test_the_box_goes_on_after_what_can_be_stopped() -> None:
             "stopped: more than 2 GiB of memory",
         ),
         (
-            "import threading\nfor _ in range(400): threading.Thread(target=time.sleep, args=(60,)).start()\n"
-            "time.sleep(60)",
+            # small stacks, or the limit of memory comes first
+            "import threading\nthreading.stack_size(1 << 18)\n"
+            "for _ in range(400): threading.Thread(target=time.sleep, args=(60,)).start()\ntime.sleep(60)",
             "stopped: more than 64 processes or 256 threads",
         ),
     ],
