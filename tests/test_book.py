@@ -6,6 +6,7 @@ import io
 import json
 import re
 import statistics
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from decimal import Decimal
@@ -560,15 +561,20 @@ def test_exercises_are_complete(name: str) -> None:
         assert len(task.hint.split()) >= 5, number
 
 
-@chapters
-def test_solutions_pass_and_spoilt_solutions_do_not(name: str) -> None:
+def solved(name: str) -> Iterator[tuple[str, Any]]:
+    """Each exercise of a chapter, and what its solution hands to the check."""
     setup: dict[str, Any] = {}
     exec(compile(source(code(name)[0]), f"{name}: first code cell", "exec"), setup)
     for number, task in tasks(name).items():
         space = dict(setup)
         exec(compile(task.solution, f"{name}: solution {number}", "exec"), space)
         target = ast.parse(task.stub.splitlines()[-1], mode="eval").body.args[1].id  # type: ignore[attr-defined]
-        answer = space[target]
+        yield number, space[target]
+
+
+@chapters
+def test_solutions_pass_and_spoilt_solutions_do_not(name: str) -> None:
+    for number, answer in solved(name):
         assert verdict(number, answer) == f"{number} solved"
         constants = [lambda _: 0, lambda _: "0", lambda _: True, lambda _: False]
         for spoil in [plus_one, negate, *constants] if callable(answer) else constants:
@@ -578,13 +584,8 @@ def test_solutions_pass_and_spoilt_solutions_do_not(name: str) -> None:
 @chapters
 def test_solutions_pass_with_results_of_another_style(name: str) -> None:
     """NumPy's numbers and arrays for Python's: whoever computes with arrays need not convert."""
-    setup: dict[str, Any] = {}
-    exec(compile(source(code(name)[0]), f"{name}: first code cell", "exec"), setup)
-    for number, task in tasks(name).items():
-        space = dict(setup)
-        exec(compile(task.solution, f"{name}: solution {number}", "exec"), space)
-        target = ast.parse(task.stub.splitlines()[-1], mode="eval").body.args[1].id  # type: ignore[attr-defined]
-        assert verdict(number, spoilt(space[target], in_numpy)) == f"{number} solved"
+    for number, answer in solved(name):
+        assert verdict(number, spoilt(answer, in_numpy)) == f"{number} solved"
 
 
 def in_numpy(value: Any) -> Any:

@@ -1,5 +1,17 @@
 """Named wrong answers to lab 3: each replaces the solution cell of its task, and must earn nothing."""
 
+BETRAYERS = """
+def betrayers(score, cells):
+    found = []
+    for i in range(len(cells)):
+        for j in range(len(cells[0])):
+            raised = [line[:] for line in cells]
+            raised[i][j] += 1
+            if score(raised) < score(cells):
+                found.append((i, j))
+    return found
+"""  # right
+
 WRONG = {
     "3.1": {
         "the mask turned by a quarter": """
@@ -107,39 +119,9 @@ def betrayers(score, cells):
                 found.append((i, j))
     return found
 """,
-        "cells that do not help": """
-def betrayers(score, cells):
-    found = []
-    for i in range(len(cells)):
-        for j in range(len(cells[0])):
-            raised = [line[:] for line in cells]
-            raised[i][j] += 1
-            if score(raised) <= score(cells):
-                found.append((i, j))
-    return found
-""",
-        "lowers the cells": """
-def betrayers(score, cells):
-    found = []
-    for i in range(len(cells)):
-        for j in range(len(cells[0])):
-            lowered = [line[:] for line in cells]
-            lowered[i][j] -= 1
-            if score(lowered) < score(cells):
-                found.append((i, j))
-    return found
-""",
-        "(column, row)": """
-def betrayers(score, cells):
-    found = []
-    for i in range(len(cells)):
-        for j in range(len(cells[0])):
-            raised = [line[:] for line in cells]
-            raised[i][j] += 1
-            if score(raised) < score(cells):
-                found.append((j, i))
-    return found
-""",
+        "cells that do not help": BETRAYERS.replace("score(raised) <", "score(raised) <="),
+        "lowers the cells": BETRAYERS.replace("+= 1", "-= 1"),
+        "(column, row)": BETRAYERS.replace("append((i, j))", "append((j, i))"),
     },
     "3.5": {
         "a share equal to T is masked": """

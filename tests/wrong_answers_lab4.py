@@ -1,5 +1,16 @@
 """Plausible wrong answers to lab 4: each replaces the whole solution cell of its task."""
 
+AUDIT = """
+def audit(claim):
+    bank = Evidence.load(lab_file("shapes-bagnet-bank.safetensors"))
+    windows, at = threat(bank, patch=[claim["patch"]]), claim["images"]
+    logits = Logits(bank.step, bank.clip_high)
+    found = certify_units(
+        logits(bank.maps[at]), bank.labels[at], WindowMask.against(windows), windows, logits.top
+    ).margin_units.tolist()
+    return [a for a, said, m in zip(at, claim["margins"], found, strict=True) if said > m]
+"""  # right
+
 WRONG = {
     "4.1": {
         "the closed forms of a mask that fits": """
@@ -143,46 +154,9 @@ def lower(m, window, mask, T, top):
 """,
     },
     "4.5": {
-        "every difference": """
-def audit(claim):
-    bank = Evidence.load(lab_file("shapes-bagnet-bank.safetensors"))
-    windows, at = threat(bank, patch=[claim["patch"]]), claim["images"]
-    logits = Logits(bank.step, bank.clip_high)
-    found = certify_units(
-        logits(bank.maps[at]), bank.labels[at], WindowMask.against(windows), windows, logits.top
-    ).margin_units.tolist()
-    return [a for a, said, m in zip(at, claim["margins"], found, strict=True) if said != m]
-""",
-        "only wrong verdicts": """
-def audit(claim):
-    bank = Evidence.load(lab_file("shapes-bagnet-bank.safetensors"))
-    windows, at = threat(bank, patch=[claim["patch"]]), claim["images"]
-    logits = Logits(bank.step, bank.clip_high)
-    found = certify_units(
-        logits(bank.maps[at]), bank.labels[at], WindowMask.against(windows), windows, logits.top
-    ).margin_units.tolist()
-    return [a for a, said, m in zip(at, claim["margins"], found, strict=True) if said > 0 >= m]
-""",
-        "pixels for cells": """
-def audit(claim):
-    bank = Evidence.load(lab_file("shapes-bagnet-bank.safetensors"))
-    windows, at = threat(bank, window=[(3, 3)]), claim["images"]
-    logits = Logits(bank.step, bank.clip_high)
-    found = certify_units(
-        logits(bank.maps[at]), bank.labels[at], WindowMask.against(windows), windows, logits.top
-    ).margin_units.tolist()
-    return [a for a, said, m in zip(at, claim["margins"], found, strict=True) if said > m]
-""",
-        "the bank's first images": """
-def audit(claim):
-    bank = Evidence.load(lab_file("shapes-bagnet-bank.safetensors"))
-    windows, at = threat(bank, patch=[claim["patch"]]), claim["images"]
-    logits = Logits(bank.step, bank.clip_high)
-    n = len(at)
-    found = certify_units(
-        logits(bank.maps[:n]), bank.labels[:n], WindowMask.against(windows), windows, logits.top
-    ).margin_units.tolist()
-    return [a for a, said, m in zip(at, claim["margins"], found, strict=True) if said > m]
-""",
+        "every difference": AUDIT.replace("said > m", "said != m"),
+        "only wrong verdicts": AUDIT.replace("said > m", "said > 0 >= m"),
+        "pixels for cells": AUDIT.replace('patch=[claim["patch"]]', "window=[(3, 3)]"),
+        "the bank's first images": AUDIT.replace("[at]", "[: len(at)]"),
     },
 }
