@@ -11,7 +11,7 @@ from pglearn.certify import certify_units, threat
 from pglearn.defenses import Logits, WindowMask
 from pglearn.evidence import Evidence
 from pglearn.geometry import Windows, all_windows
-from pglearn.learn.labs import Judge, lab_file
+from pglearn.learn.labs import Judge, is_evidence, lab_file
 
 __all__ = ["FILES", "JUDGES", "TITLE", "TOLERANCE", "data", "hidden"]
 
@@ -150,7 +150,7 @@ def _judge_attack(found: Any, case: Any) -> str | None:
         return None if certified else "you found no attack on an image that has one"
     if certified:
         return "you attack an image that is certified: no content of any window wins"
-    if not _is_image(found, 6, 6, 4, top):
+    if not is_evidence(found, 4, 6, 6, top):
         return f"an attack should be four maps of 6 x 6 integers from 0 to {top}"
     before, after = torch.tensor(image), torch.tensor(found)
     rows, columns = ((before != after).any(0).any(k).nonzero().flatten().tolist() for k in (1, 0))
@@ -163,16 +163,6 @@ def _judge_attack(found: Any, case: Any) -> str | None:
     if max(score for c, score in enumerate(scores) if c != label) < scores[label]:
         return f"an attack does not win: it leaves scores {scores}, and class {label} ahead"
     return None
-
-
-def _is_image(value: Any, rows: int, columns: int, classes: int, top: int) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == classes
-        and all(isinstance(m, list) and len(m) == rows for m in value)
-        and all(isinstance(row, list) and len(row) == columns for m in value for row in m)
-        and all(type(x) is int and 0 <= x <= top for m in value for row in m for x in row)
-    )
 
 
 def _judge_lowers(told: Any, expected: Any, data: dict[str, Any], hidden: dict[str, Any]) -> str | None:

@@ -15,7 +15,7 @@ import torch
 
 from pglearn.defenses import WindowMask
 from pglearn.geometry import Axis, touched
-from pglearn.learn.labs import Judge
+from pglearn.learn.labs import Judge, is_evidence
 
 __all__ = [
     "FILES",
@@ -205,14 +205,10 @@ def why_not(task: str, answer: Any, data: dict[str, Any]) -> str | None:
     case, (claim, step, real) = data[task], _TASKS[task]
     if not isinstance(answer, dict) or not {"before", "after"} <= answer.keys():
         return 'an answer is a dictionary with "before" and "after"'
-    before, after, rows, columns = (
-        answer["before"],
-        answer["after"],
-        len(case["label"]),
-        len(case["label"][0]),
-    )
+    before, after = answer["before"], answer["after"]
+    rows, columns = len(case["label"]), len(case["label"][0])
     for name, image in (("before", before), ("after", after)):
-        if not _is_image(image, rows, columns, case["top"]):
+        if not is_evidence(image, 2, rows, columns, case["top"]):
             return f'"{name}" should be two maps of {rows} x {columns} integers from 0 to {case["top"]}'
     if before[0] != case["label"]:
         return 'the first map of "before" is not the map of class 0 that you were given'
@@ -239,16 +235,6 @@ def why_not(task: str, answer: Any, data: dict[str, Any]) -> str | None:
         wrong = str(answer.get("step"))
         return f"the claim is broken, but not in step {wrong:.9}: follow your counterexample through it"
     return None
-
-
-def _is_image(value: Any, rows: int, columns: int, top: int) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and all(isinstance(m, list) and len(m) == rows for m in value)
-        and all(isinstance(row, list) and len(row) == columns for m in value for row in m)
-        and all(type(x) is int and 0 <= x <= top for m in value for row in m for x in row)
-    )
 
 
 def _within(changed: list[tuple[int, int]], answer: dict[str, Any], case: dict[str, Any]) -> str | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from pglearn.learn import Wrong, same
 
-__all__ = ["Judge", "hidden_data", "lab_file", "student_data", "tell", "verdict"]
+__all__ = ["Judge", "hidden_data", "is_evidence", "lab_file", "student_data", "tell", "verdict"]
 
 Judge = Callable[[Any, Any, dict[str, Any], dict[str, Any]], str | None]
 """`judge(told, expected, data, hidden)`: why what was told is wrong, None where right. Takes any JSON."""
@@ -96,6 +96,17 @@ def verdict(lab: int, task: str, printed: str, expected: Any, data: Any, hidden:
         return str(wrong)
     except (Exception, RecursionError) as error:  # values of any shape come in; none may stop the grader
         return f"what was told cannot be judged ({type(error).__name__})"
+
+
+def is_evidence(value: Any, classes: int, rows: int, columns: int, top: int) -> bool:
+    """Whether JSON is an image's evidence: lists (classes, rows, columns) of integers from 0 to `top`."""
+    return (
+        isinstance(value, list)
+        and len(value) == classes
+        and all(isinstance(m, list) and len(m) == rows for m in value)
+        and all(isinstance(row, list) and len(row) == columns for m in value for row in m)
+        and all(type(x) is int and 0 <= x <= top for m in value for row in m for x in row)
+    )
 
 
 def _difference(value: Any, expected: Any, tolerance: float, at: str = "the answer") -> str | None:

@@ -20,11 +20,8 @@ from pglearn.learn.explorers.base import ARROWS, Explorer, Panel, choice, slider
 
 __all__ = ["Windows"]
 
-PIXELS, SIDE, EDGE = (
-    20,
-    18,
-    66,
-)  # pixels of the image; on the canvas, a pixel's side and where the image begins
+PIXELS = 20  # of the image, a side
+SIDE, EDGE = 18, 66  # on the canvas: a pixel's side, and where the image begins
 RESIZED = {"not resized": "", "enlarged twice, bilinear": "bilinear", "enlarged twice, bicubic": "bicubic"}
 
 
