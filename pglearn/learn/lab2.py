@@ -84,8 +84,7 @@ def _measured(told: Any, expected: Any, data: dict[str, Any], hidden: dict[str, 
     try:
         (small, medians, verdict), (right, near, truth) = told, expected
         exact = len(small) == len(right) and all(
-            len(a) == len(b)
-            and all(len(p) == 2 and _close(p, q, 1) for p, q in zip(a, b, strict=True))
+            len(a) == len(b) and all(len(p) == 2 and _close(p, q, 1) for p, q in zip(a, b, strict=True))
             for a, b in zip(small, right, strict=True)
         )
         if not exact:
