@@ -129,19 +129,14 @@ def compare(
     if not callable(answer):
         raise Wrong(f"expected a function, got {_short(answer)}")
     for case in cases:
-        try:
-            inspect.signature(answer).bind(*case)
-        except TypeError as error:
-            raise Wrong(f"your function cannot take {len(case)} arguments: {error}") from None
-        except ValueError:
-            pass  # builtins without a signature: the call itself will tell
+        call = _call(answer, case)
         expected = reference(*copy.deepcopy(case))
         given = copy.deepcopy(case)
-        same(answer(*given), expected, f"for {_call(case)}", tolerance=tolerance)
+        same(answer(*given), expected, f"for {call}", tolerance=tolerance)
         for before, after in zip(case, given, strict=True):
             if isinstance(before, _CHANGEABLE) and not _equal(after, before, 0):
                 raise Wrong(
-                    f"for {_call(case)}: the result is right, but your function changed what it was given "
+                    f"for {call}: the result is right, but your function changed what it was given "
                     f"to {_short(after)}; work on a copy"
                 )
 
@@ -229,8 +224,22 @@ def plain(value: Any) -> Any:
     return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
-def _call(case: tuple[Any, ...]) -> str:
-    return f"({', '.join(_short(argument) for argument in case)})"
+def _call(answer: Callable[..., Any], case: tuple[Any, ...]) -> str:
+    """`(patch=5, stride=2)`: the arguments, by the names that the function has for them. Raises `Wrong` where
+    it cannot take as many.
+    """
+    names = dict.fromkeys(range(len(case)), "")
+    try:
+        signature = inspect.signature(answer)
+        signature.bind(*case)
+        for at, name in enumerate(signature.parameters.values()):
+            if name.kind is name.POSITIONAL_OR_KEYWORD:
+                names[at] = f"{name.name}="
+    except TypeError as error:
+        raise Wrong(f"your function cannot take {len(case)} arguments: {error}") from None
+    except ValueError:
+        pass  # builtins without a signature: the call itself will tell
+    return f"({', '.join(names[at] + _short(argument) for at, argument in enumerate(case))})"
 
 
 def _short(value: Any) -> str:
