@@ -20,6 +20,7 @@ that wait for an answer only the last is sent.
 
 from __future__ import annotations
 
+import gc
 import io
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Sequence
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["ARROWS", "COLORS", "Explorer", "Panel", "button", "choice", "number", "slider"]
+
+gc.freeze()  # or a full collection, which walks all that PyTorch holds, stops a drag for 150 ms
 
 COLORS = {
     "true": TRUE,
