@@ -24,6 +24,7 @@ from pglearn.learn.progress import remember
 __all__ = [
     "Exercise",
     "Wrong",
+    "called",
     "check",
     "compare",
     "exercise",
@@ -129,14 +130,14 @@ def compare(
     if not callable(answer):
         raise Wrong(f"expected a function, got {_short(answer)}")
     for case in cases:
-        call = _call(answer, case)
+        call = called(answer, case)
         expected = reference(*copy.deepcopy(case))
         given = copy.deepcopy(case)
-        same(answer(*given), expected, f"for {call}", tolerance=tolerance)
+        same(answer(*given), expected, call, tolerance=tolerance)
         for before, after in zip(case, given, strict=True):
             if isinstance(before, _CHANGEABLE) and not _equal(after, before, 0):
                 raise Wrong(
-                    f"for {call}: the result is right, but your function changed what it was given "
+                    f"{call}: the result is right, but your function changed what it was given "
                     f"to {_short(after)}; work on a copy"
                 )
 
@@ -224,9 +225,9 @@ def plain(value: Any) -> Any:
     return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
-def _call(answer: Callable[..., Any], case: tuple[Any, ...]) -> str:
-    """`(patch=5, stride=2)`: the arguments, by the names that the function has for them. Raises `Wrong` where
-    it cannot take as many.
+def called(answer: Callable[..., Any], case: tuple[Any, ...]) -> str:
+    """`for (patch=5, stride=2)`: the arguments, by the names that the function has for them. Raises `Wrong`
+    where it cannot take as many.
     """
     names = dict.fromkeys(range(len(case)), "")
     try:
@@ -239,7 +240,7 @@ def _call(answer: Callable[..., Any], case: tuple[Any, ...]) -> str:
         raise Wrong(f"your function cannot take {len(case)} arguments: {error}") from None
     except ValueError:
         pass  # builtins without a signature: the call itself will tell
-    return f"({', '.join(names[at] + _short(argument) for at, argument in enumerate(case))})"
+    return f"for ({', '.join(names[at] + _short(argument) for at, argument in enumerate(case))})"
 
 
 def _short(value: Any) -> str:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from pglearn import geometry
 from pglearn.geometry import Geometry, Layer
-from pglearn.learn import Wrong, compare, exercise
+from pglearn.learn import Wrong, called, compare, exercise
 
 __all__: list[str] = []
 
@@ -20,17 +20,17 @@ def largest_safe_patch(answer: Callable[[int, int, int], int]) -> None:
     cases = [(n, r, s) for n in range(1, 9) for r in (1, 2, 3, 9, 17, 33) for s in (1, 2, 4, 8)]
     compare(answer, reference, [case for case in cases if reference(*case) > 0])
     if answer(1, 17, 8) < 0:
-        raise Wrong(
-            f"for (1, 17, 8): a patch cannot have {answer(1, 17, 8)} pixels; say 0 where none is safe"
-        )
+        call = called(answer, (1, 17, 8))
+        raise Wrong(f"{call}: a patch cannot have {answer(1, 17, 8)} pixels; say 0 where none is safe")
     compare(answer, reference, [*cases, (0, 1, 1), (0, 3, 4)])
 
 
 @exercise("2.2", stars=2, minutes=10)
 def counterexample(answer: Sequence[int]) -> None:
-    whole = isinstance(answer, (tuple, list)) and all(type(value) is int for value in answer)
-    if not whole or len(answer) != 3 or not all(1 <= value <= 20 for value in answer):
-        raise Wrong(f"expected a tuple (p, r, s) of whole numbers from 1 to 20, got {answer!r:.60}")
+    if not isinstance(answer, (tuple, list)) or len(answer) != 3:
+        raise Wrong("expected three numbers, (p, r, s)")
+    if not all(type(value) is int and 1 <= value <= 20 for value in answer):
+        raise Wrong(f"p, r and s are whole numbers from 1 to 20; yours are {tuple(answer)!r:.60}")
     p, r, s = answer
     says = -(-p // s) - (-r // s) - 1
     axis = geometry.receptive_field([Layer(r, s)], image=2 * p + 4 * r + 4 * s)
@@ -91,7 +91,10 @@ def is_safe(answer: Callable[[list[Layer], int, int, int, int, int], bool]) -> N
     bagnet17 = [Layer(17, 8)]  # the same fields as the whole network's
     compare(answer, reference, [(bagnet17, 32, 192, 5, 5, 9), (bagnet17, 32, 192, 5, 5, 4)])
     if answer(bagnet17, 32, 192, 5, 5, 6) is True:
-        raise Wrong("6 features for 5 native pixels, enlarged from 32 to 192: bicubic spreads them over 48")
+        raise Wrong(
+            "a mask of 6 is too small for 5 x 5 native pixels: bicubic spreads them over 48 of the 192 "
+            "enlarged ones, and these meet 8 features"
+        )
     if answer(bagnet17, 32, 192, 32, 32, 22) is True:
         raise Wrong("a mask of 22 x 22 is the whole map of 22 x 22 features: nothing is left to certify")
     if answer(bagnet17, 32, 192, 2, 9, 8) is True:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pglearn.defenses import WindowMask
-from pglearn.learn import Wrong, compare, exercise, plain, step_and_strip
+from pglearn.learn import Wrong, called, compare, exercise, plain, step_and_strip
 
 __all__: list[str] = []
 
@@ -59,9 +59,9 @@ def sharper_lower(answer: Callable[[list[int], int, int, str, int], int]) -> Non
     cases = [([0, 0, 0, 3, 0, 0, 1], 0, 3, "0.9", 6), *_strips(("0", "0.3", "0.6", "0.9"))]
     cases += [*_strips(("0.6", "0.9"), 3), ([12, 0, 9, 0, 0, 0, 9], 3, 2, "0.58", 20)]  # a tie, not in floats
     for row, a, n, threshold, top in cases[::5]:  # first, and in words: is it sound?
+        call = called(answer, (row, a, n, threshold, top))
         given, least = answer(list(row), a, n, threshold, top), _extremes(row, a, n, threshold, top)[0]
         if isinstance(given, int) and given > least:
-            call = f"for ({row}, {a}, {n}, {threshold!r}, {top})"
             raise Wrong(f"{call}: you promise {given}, but some content leaves {least}")
     compare(answer, reference, cases)
 
@@ -114,10 +114,10 @@ def attack(answer: Callable[..., Any]) -> None:
         cases.append((row, [rng.choice((0, 0, rng.randint(0, top))) for _ in row], a, n, threshold, top))
     for row, wrong, a, n, threshold, top in cases:
         least, most = _extremes(row, a, n, threshold, top)[0], _extremes(wrong, a, n, threshold, top)[1]
+        call = called(answer, (row, wrong, a, n, threshold, top))
         found = plain(answer(list(row), list(wrong), a, n, threshold, top))
         if found is None:
             raise Wrong("nothing returned yet")
-        call = f"for ({row}, {wrong}, {a}, {n}, {threshold!r}, {top})"
         _judge_attack(found, (row, wrong), a, n, threshold, top, call, exists=most >= least)
 
 

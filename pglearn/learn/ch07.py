@@ -11,7 +11,7 @@ import torch
 from pglearn.certify import certify_units
 from pglearn.defenses import WindowMask
 from pglearn.geometry import Axis, all_windows, touched
-from pglearn.learn import Wrong, compare, exercise, plain
+from pglearn.learn import Wrong, called, compare, exercise, plain
 
 __all__: list[str] = []
 
@@ -64,9 +64,9 @@ def lemma_2(answer: Callable[[list[int], int, int, int, str, int], int]) -> None
     if not callable(answer):
         raise Wrong("expected a function")
     for row, a, n, m, threshold, top in itertools.islice(_strips(3), 0, None, 3):  # first: is it sound?
+        call = called(answer, (row, a, n, m, threshold, top))
         given, most = answer(list(row), a, n, m, threshold, top), _most(row, a, n, m, threshold, top)
         if isinstance(given, int) and not isinstance(given, bool) and given < most:
-            call = f"for ({row}, {a}, {n}, {m}, {threshold!r}, {top})"
             raise Wrong(f"{call}: you promise at most {given}, but some content scores {most}")
     wide = [(row, a, n, m, t, 60) for row, a, n, m, t, _ in _strips(9)]
     compare(answer, reference, [*_strips(3), *wide])

@@ -10,7 +10,7 @@ import torch
 from pglearn.certify import certify_units
 from pglearn.defenses import WindowMask
 from pglearn.geometry import all_windows
-from pglearn.learn import Wrong, compare, exercise, plain
+from pglearn.learn import Wrong, called, compare, exercise, plain
 
 __all__: list[str] = []
 
@@ -71,7 +71,7 @@ def flood(answer: Callable[..., Any]) -> None:
     if not callable(answer):
         raise Wrong("expected a function")
     for maps, label, n, k, top in _floods():
-        call = f"for ({maps}, {label}, {n}, {k}, {top})"
+        call = called(answer, (maps, label, n, k, top))
         found = plain(answer([list(row) for row in maps], label, n, k, top))
         if found is None:
             raise Wrong("nothing returned yet")

@@ -7,7 +7,7 @@ import torch
 
 from pglearn.defenses import TopMask
 from pglearn.geometry import window_size
-from pglearn.learn import Wrong, compare, exercise, step_and_strip
+from pglearn.learn import Wrong, called, compare, exercise, step_and_strip
 
 __all__: list[str] = []
 
@@ -86,9 +86,10 @@ def best_level(answer: Callable[[list[int], list[int], int, int], int]) -> None:
     if not callable(answer):
         raise Wrong("expected a function")
     for y, c, n, alpha in cases:  # first, and in words: is it sound?
+        call = called(answer, (y, c, n, alpha))
         given, lead = answer(list(y), list(c), n, alpha), _lead(y, c, n, alpha)
         if isinstance(given, int) and given > lead:
-            raise Wrong(f"for ({y}, {c}, {n}, {alpha}): you promise {given}, but some union leaves {lead}")
+            raise Wrong(f"{call}: you promise {given}, but some union leaves {lead}")
     compare(answer, _best_level, cases)
 
 
