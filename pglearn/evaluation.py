@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pglearn.data import ImageFiles, ImageSet
-from pglearn.defenses import Defense, Logits, WindowMask
+from pglearn.defenses import Defense, Logits, WindowMask, whole_steps
 from pglearn.distributed import gather, place
 from pglearn.errors import InputError
 from pglearn.evidence import EvidenceFile, EvidenceWriter, sha256
@@ -157,7 +157,7 @@ def _stored(maps: Tensor, step: str, kind: torch.dtype) -> Tensor:
     if kind.is_floating_point:
         return maps
     ends = torch.iinfo(kind)
-    return (maps.double() / float(step)).round().nan_to_num(nan=0.0).clamp(ends.min, ends.max).to(kind)
+    return whole_steps(maps, step).nan_to_num(nan=0.0).clamp(ends.min, ends.max).to(kind)
 
 
 def latency(

@@ -2,14 +2,16 @@
 
 import itertools
 import random
+from decimal import Decimal
 from fractions import Fraction
 
 import oracle
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pglearn import InputError
-from pglearn.defenses import Aggregate, Defense, Logits, Sum, WindowMask, box_sums, decimal
+from pglearn.defenses import Aggregate, Confidence, Defense, Logits, Sum, Tanh, WindowMask, box_sums, decimal
 from pglearn.geometry import Windows, all_windows
 
 INTEGERS = [
@@ -100,6 +102,33 @@ def test_floating_point_becomes_the_units_of_the_definition(dtype, step, high):
     assert units.flatten().tolist() == [oracle.to_units(x, fine, float(high)) for x in raw.flatten().tolist()]
     assert 0 <= units.min() <= units.max() <= Logits(step, high).top == oracle.top_units(fine, float(high))
     assert units.max() == Logits(step, high).top
+
+
+class LikeCuda(TorchDispatchMode):
+    """Where CUDA divides by a plain number, it multiplies with the inverse."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.div.Tensor and not isinstance(args[1], torch.Tensor):
+            func, args = torch.ops.aten.mul.Tensor, (args[0], 1.0 / args[1])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", [Logits, Confidence, Tanh])
+@pytest.mark.parametrize("step", ["0.1", "0.3", "0.7", "0.003"])
+def test_units_are_the_same_on_every_device(kind, step):
+    """Ends and halves of a unit, where a second rounding shows."""
+    rng = torch.Generator().manual_seed(5)
+    raw = torch.rand(1, 4, 40, 40, generator=rng, dtype=torch.float64) * 8 - 2
+    raw[:, :, 0] = (torch.arange(160).view(4, 40) + 0.5) * float(step)
+    highs = [str(Decimal(step) * (2 * m + 1) / 2) for m in range(1, 40)] if kind is Logits else [""]
+    for high in highs:
+        transform = Logits(step, high) if high else kind(step)
+        units = transform(raw)
+        with LikeCuda():
+            assert torch.equal(transform(raw), units)
+        if torch.cuda.is_available() and kind is Logits:  # softmax and tanh may differ in their last bit
+            assert torch.equal(transform(raw.cuda()).cpu(), units)
+        assert 0 <= units.min() <= units.max() <= transform.top
 
 
 def test_halves_go_to_the_even_unit():

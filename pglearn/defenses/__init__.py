@@ -18,7 +18,16 @@ from torch import Tensor
 from pglearn.defenses.aggregate import Aggregate, ClosedForm, Sum, cells_at_once
 from pglearn.defenses.boxes import box_sums, rectangles
 from pglearn.defenses.masks import TopMask, WindowMask
-from pglearn.defenses.transforms import TRANSFORMS, Confidence, Logits, Prediction, Tanh, Transform, decimal
+from pglearn.defenses.transforms import (
+    TRANSFORMS,
+    Confidence,
+    Logits,
+    Prediction,
+    Tanh,
+    Transform,
+    decimal,
+    whole_steps,
+)
 from pglearn.errors import InputError
 from pglearn.evidence import Evidence, EvidenceFile
 from pglearn.geometry import Windows
@@ -42,6 +51,7 @@ __all__ = [
     "decimal",
     "make_defense",
     "rectangles",
+    "whole_steps",
 ]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pglearn.errors import InputError
 
-__all__ = ["TRANSFORMS", "Confidence", "Logits", "Prediction", "Tanh", "Transform", "decimal"]
+__all__ = ["TRANSFORMS", "Confidence", "Logits", "Prediction", "Tanh", "Transform", "decimal", "whole_steps"]
 
 _FIT_INT32 = (torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32)
 
@@ -28,6 +28,12 @@ def decimal(name: str, text: str | float) -> Fraction:
     if not value.is_finite() or abs(value.adjusted()) > 60:
         raise InputError(f"{name}: is {text}, allowed: a decimal number")
     return Fraction(value)
+
+
+def whole_steps(values: Tensor, step: str) -> Tensor:
+    """``rint(values / step)``, float64 on any device, with one rounding of the quotient."""
+    # By a plain number CUDA multiplies with the inverse instead, and may round to another integer.
+    return (values.double() / values.new_tensor(float(step), dtype=torch.float64)).round()
 
 
 def _straight_through(values: Tensor, slopes: Tensor) -> Tensor:
@@ -70,7 +76,7 @@ class Transform:
         """Raw evidence (N, C, H, W) of any real type -> units of the same shape: int32 where a map's sum
         fits, else int64.
         """
-        return self._units(maps).to(self._kind(maps))
+        return self._units(maps).to(self._kind(maps)).clamp_(0, self.top)  # whatever a device rounds to
 
     def soft(self, maps: Tensor) -> Tensor:
         """For attackers: units of ``maps`` (N, C, H, W) as shares of ``top``, differentiable.
@@ -106,7 +112,7 @@ class Logits(Transform):
             wide = self._kind(maps) if maps.dtype in _FIT_INT32 else torch.int64
             return maps.to(wide).clamp(0, self.top)
         clipped = maps.double().nan_to_num(nan=0.0).clamp(0, float(self.clip_high))
-        return (clipped / float(self.step)).round()
+        return whole_steps(clipped, self.step)
 
     def soft(self, maps: Tensor) -> Tensor:
         """Clipped, not rounded; the gradient is that before clipping, or a clipped cell had none."""
@@ -134,7 +140,7 @@ class Confidence(Transform):
     unit: str = "1"
 
     def _units(self, maps: Tensor) -> Tensor:
-        return (_confidence(maps, self.unit) / float(self.step)).round()
+        return whole_steps(_confidence(maps, self.unit), self.step)
 
     def soft(self, maps: Tensor) -> Tensor:
         """The softmax."""
@@ -184,7 +190,7 @@ class Tanh(Transform):
 
     def _units(self, maps: Tensor) -> Tensor:
         squashed = (0.05 * (maps.double() * float(self.unit)) - 1).tanh().nan_to_num(nan=-1.0)
-        return (squashed / float(self.step)).round() + self.top // 2
+        return whole_steps(squashed, self.step) + self.top // 2
 
     def soft(self, maps: Tensor) -> Tensor:
         """The tanh, counted from its bottom."""
