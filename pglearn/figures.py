@@ -68,7 +68,8 @@ def draw_map(
     axes.imshow(grid, cmap=shades, vmin=0, vmax=largest, interpolation="nearest")
     if numbers:
         for (row, column), value in np.ndenumerate(grid):
-            ink = "white" if value > 0.6 * largest else "black"
+            luminance = np.dot(shades(value / largest)[:3], (0.299, 0.587, 0.114))
+            ink = "white" if luminance < 0.5 else "black"
             axes.text(column, row, f"{value:g}", ha="center", va="center", color=ink, fontsize=8)
     _bare(axes, title)
 

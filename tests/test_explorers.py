@@ -14,7 +14,9 @@ from typing import Any
 
 import nbformat
 import pytest
+import torch
 from lab_browser import Lab, drag, needs_chromium, round_trips, running_lab, summary
+from traitlets import TraitError
 
 from pglearn.errors import InputError
 from pglearn.geometry import Layer, receptive_field
@@ -116,6 +118,8 @@ def test_importing_learn_imports_no_widgets() -> None:
 # ----------------------------------------------------------------------------------------- (a) fields
 STACKS = [
     [[3, 1, 0]],
+    [[3, 1, 0], [3, 1, 4]],
+    [[1, 2, 0], [3, 1, 1]],
     [[3, 1, 0], [3, 2, 0], [3, 1, 0]],
     [[3, 1, 1], [2, 2, 0], [5, 1, 2]],
     [[1, 1, 0], [1, 3, 1], [3, 1, 0]],
@@ -135,19 +139,38 @@ def walks(layers: list[list[int]], cell: int) -> Counter[int]:
     return places
 
 
+def counted(layers: list[list[int]], image: int, cell: int) -> dict[int, int]:
+    """How much of each pixel arrives in the cell through kernels of ones: its gradient."""
+    pixels = torch.zeros(1, 1, image, requires_grad=True)
+    cells = pixels
+    for kernel, stride, padding in layers:
+        cells = torch.nn.functional.conv1d(cells, torch.ones(1, 1, kernel), stride=stride, padding=padding)
+    (slope,) = torch.autograd.grad(cells[0, 0, cell], pixels)
+    return {pixel: int(count) for pixel, count in enumerate(slope[0, 0].tolist()) if count}
+
+
 @pytest.mark.parametrize("layers", STACKS, ids=str)
-def test_fields_against_walks(layers: list[list[int]]) -> None:
+def test_fields_against_walks_and_gradients(layers: list[list[int]]) -> None:
     for cell in range(receptive_field([Layer(*layer) for layer in layers], 24).cells):
         explorer = fields(layers=layers, image=24, cell=cell)
         found, ways = explorer.axis, walks(layers, cell)
         assert found.fields[cell] == (min(ways), max(ways) + 1)
-        pixels = {pixel: count for pixel, count in ways.items() if 0 <= pixel < 24}
+        pixels = counted(layers, 24, cell)
         assert explorer.reached[0] == pixels
         text = explorer.summary()
         assert f"field: {max(ways) - min(ways) + 1} pixels" in text
         assert f"{found.cells} cell" in text
-        inside = max(min(ways), 0), min(max(ways), 23)
-        assert f"sees pixels {inside[0]} to {inside[1]}" in text
+        if not pixels:
+            assert "sees no pixel" in text
+            continue
+        assert f"sees pixels {min(pixels)} to {max(pixels)}" in text
+        gaps = max(pixels) - min(pixels) + 1 - len(pixels)
+        assert (f"but for {gaps} between them" in text) == (gaps > 0)
+        beyond = sum(not 0 <= pixel < 24 for pixel in range(*found.fields[cell]))
+        assert (f"; {beyond} of its field" in text) == (beyond > 0)
+        if max(pixels) - min(pixels) < 15:
+            line = [pixels.get(pixel, 0) for pixel in range(min(pixels), max(pixels) + 1)]
+            assert text.endswith(f"Attention counts: {', '.join(map(str, line))}.")
 
 
 def test_fields_that_do_not_fit_are_said() -> None:
@@ -268,6 +291,30 @@ def test_masking_against_loops() -> None:
     assert "honest" in explorer.summary()
 
 
+def test_a_state_that_cannot_be_drawn_is_not_kept() -> None:
+    explorer = masking()
+    for state in ({"honest": [*explorer.honest, explorer.honest[0]]}, {"written": [[1, 2, 3]]}):
+        (name,) = state
+        before = getattr(explorer, name)
+        with pytest.raises((IndexError, ValueError)):
+            setattr(explorer, name, state[name])
+        assert getattr(explorer, name) == before
+    for cells in ([[0.5] * 6] * 6, [[-1] * 6] * 6):
+        with pytest.raises(TraitError):
+            explorer.honest = [cells, cells]
+    answers = explorer.picture["number"]
+    tell(explorer, "press", 0, 100.0, 100.0)
+    assert explorer.picture["number"] > answers
+    explorer.honest = [[[1, 2], [3, 4]], [[0, 1], [1, 0]]]  # what was written there lies outside
+    assert explorer.written == []
+
+
+def test_masking_says_what_it_compares() -> None:
+    explorer = masking(honest=[[[1, 1], [1, 0]], [[0, 0], [0, 0]]], written=[], w=1, T=33)
+    texts = [mark["text"] for mark in explorer.picture["panels"][0]["marks"] if mark["kind"] == "text"]
+    assert "heaviest: 1 > 0.33 · 3: masked" in texts
+
+
 def test_masking_writes_and_restores() -> None:
     explorer = masking(written=[])
     tell(explorer, "press", 1, 10 + 41 * 2.5, 34 + 41 * 2.5)
@@ -276,6 +323,11 @@ def test_masking_writes_and_restores() -> None:
     assert explorer.written == [[1, 2, 2, 9], [1, 2, 3, 9]]
     tell(explorer, "press", 1, 10 + 41 * 2.5, 34 + 41 * 2.5)
     assert explorer.written == [[1, 2, 3, 9]]
+    tell(explorer, "press", 1, 5.0, 5.0)  # outside, after a press that restored: a drag from there writes
+    tell(explorer, "drag", 1, 10 + 41 * 0.5, 34 + 41 * 0.5)
+    assert explorer.written == [[1, 2, 3, 9], [1, 0, 0, 9]]
+    tell(explorer, "press", 1, 10 + 41 * 0.5, 34 + 41 * 0.5)
+    explorer.row, explorer.column = 2, 2
     for key, written in ((" ", 2), (" ", 1), ("4", 2), ("Backspace", 1), ("Enter", 2)):
         tell(explorer, "key", 0, key, False)
         assert len(explorer.written) == written, key

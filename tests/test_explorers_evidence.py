@@ -165,6 +165,23 @@ def test_what_a_reader_does_chooses_what_there_is() -> None:
     assert explorer.patch == 5
     with pytest.raises(InputError, match="bank: is 'imagenet', allowed: cifar10-ds, "):
         explorer.bank = "imagenet"
+    assert explorer.bank in explorer.banks
+
+
+def test_what_is_said_of_the_others_is_true() -> None:
+    explorer = tradeoff()
+    for bank, defense, patch in product(explorer.banks, explorer.defenses, explorer.sides):
+        explorer.bank, explorer.defense, explorer.patch = bank, defense, patch
+        counts = {name: explorer.result(name).certified for name in explorer.defenses}
+        most, last = max(counts.values()), explorer.summary().splitlines()[-1]
+        if last == "No defense here certifies any image.":
+            assert most == 0
+        elif last == "No other defense here certifies more.":
+            assert 0 < counts[defense] == most
+        else:
+            named = re.match(r"Most is certified by (.+?): (\d+) of", last)
+            assert named
+            assert counts[defense] < counts[named[1]] == most == int(named[2])
 
 
 @pytest.mark.parametrize("explorer", [certificate(), tradeoff()], ids=["certificate", "tradeoff"])

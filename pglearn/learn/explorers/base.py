@@ -164,7 +164,7 @@ class Explorer(anywidget.AnyWidget):
     hint = ""
 
     def __init__(self, **state: Any) -> None:
-        self._answers, self._busy = 0, True
+        self._answers, self._busy, self._good = 0, True, dict[str, Any]()
         super().__init__(**state)
         self.on_msg(self._answer)
         self._busy = False
@@ -225,6 +225,7 @@ class Explorer(anywidget.AnyWidget):
             self._redraw()
 
     def _redraw(self) -> None:
+        """Draw the state, or go back to the last one that could be drawn, and raise."""
         self._busy = True
         try:
             with self.hold_sync():
@@ -240,6 +241,12 @@ class Explorer(anywidget.AnyWidget):
                     "summary": self.summary(),
                     "hint": self.hint,
                 }
+                own = set(self.trait_names(sync=True)) - set(Explorer.class_trait_names())
+                self._good = {name: getattr(self, name) for name in own}
+        except Exception:
+            for name, value in self._good.items():
+                setattr(self, name, value)
+            raise
         finally:
             self._busy = False
 

@@ -213,10 +213,11 @@ class Certificate(Explorer):
 
     def summary(self) -> str:
         name, rival, least = CLASSES[self.label], CLASSES[self.rival], min(map(min, self.margins))
+        says = "no patch here wins" if self.margin > 0 else "a patch here may win"
         return (
             f"Image {self.index}, {name}. Window at row {self.row}, column {self.column}: "
             f"{name} keeps at least {self.least:,}, {rival} gets at most {self.most[self.rival]:,}; "
-            f"margin {signed(self.margin)}: {'no patch' if self.margin > 0 else 'a patch'} here wins.\n"
+            f"margin {signed(self.margin)}: {says}.\n"
             f"Worst of {len(self.windows)} windows: row {self.worst[0]}, column {self.worst[1]}, "
             f"margin {signed(least)}. The image is {'' if least > 0 else 'not '}certified."
         )

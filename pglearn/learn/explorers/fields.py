@@ -138,12 +138,14 @@ class Fields(Explorer):
     @property
     def reached(self) -> list[dict[int, int]]:
         """For the pixels and each layer: the cells that lead to the chosen one, and in how many ways."""
-        levels = []
-        for depth, axis in enumerate(self._axes):
-            above = self._stack[depth : len(self._axes) - 1]
-            start, _ = receptive_field(above, axis.cells).fields[self.cell]
-            counts = enumerate(attention_counts(above), start)
-            levels.append({i: count for i, count in counts if count and 0 <= i < axis.cells})
+        levels, steps = [{self.cell: 1}], list(zip(self._axes[:-1], self._stack, strict=False))
+        for axis, layer in reversed(steps):
+            below: dict[int, int] = {}
+            for i, ways in levels[0].items():
+                start = i * layer.stride - layer.padding
+                for j in range(max(start, 0), min(start + layer.kernel, axis.cells)):  # padding leads nowhere
+                    below[j] = below.get(j, 0) + ways
+            levels.insert(0, dict(sorted(below.items())))
         return levels
 
     def _below(self, panel: Panel, counts: dict[int, int], y: float, low: float, step: float) -> None:
@@ -192,17 +194,19 @@ class Fields(Explorer):
             axis = self.axis
         except InputError as error:
             return f"{str(error)[0].upper()}{str(error)[1:]}."
-        counts = attention_counts(self._stack)
-        start, stop = axis.fields[self.cell]
-        inside = range(max(start, 0), min(stop, self.image))
-        seen = f"pixels {inside.start} to {inside.stop - 1}" if inside else "no pixel"
-        if len(inside) < axis.size:
-            seen += f" and {axis.size - len(inside)} of padding"
+        reached, (start, stop) = self.reached[0], axis.fields[self.cell]
+        span = range(min(reached), max(reached) + 1) if reached else range(0)
+        counts = [reached.get(pixel, 0) for pixel in span]
+        seen = f"pixels {span.start} to {span.stop - 1}" if span else "no pixel"
+        if gaps := counts.count(0):
+            seen += f" but for {gaps} between them"
+        if beyond := stop - start - len(range(max(start, 0), min(stop, self.image))):
+            seen += f"; {beyond} of its field lie{'s' * (beyond == 1)} beyond the border"
         shown = counts if len(counts) <= 15 else [*counts[:4], "…", max(counts), "…", *counts[-4:]]
         return (
             f"Receptive field: {axis.size} pixels, stride {prod(layer.stride for layer in self._stack)}, "
             f"offset {axis.fields[0][0]}; {axis.cells} cell{'s' * (axis.cells > 1)} a side.\n"
-            f"Cell {self.cell} sees {seen}. Attention counts: {', '.join(map(str, shown))}."
+            f"Cell {self.cell} sees {seen}. Attention counts: {', '.join(map(str, shown)) or 'none'}."
         )
 
     def alt(self) -> str:
@@ -210,9 +214,9 @@ class Fields(Explorer):
         rows, axis = len(self._axes), self._axes[-1]
         return (
             f"{rows} rows of dots, {self.image} pixels at the bottom, {axis.cells} cells at the top. Green "
-            f"wires fan out from one cell down to its {axis.size} pixels, each dot with the number of its "
-            "paths; below, the same counts as bars. Beside it the counts in two dimensions: a square, dark "
-            "in its center and pale in its corners."
+            f"wires fan out from one cell down to its {len(self.reached[0])} pixels, each dot with the "
+            "number of its paths; below, the same counts as bars. Beside it the counts in two dimensions: a "
+            "square, dark in its center and pale in its corners."
         )
 
     def press(self, panel: int, x: float, y: float) -> None:

@@ -40,9 +40,9 @@ class Masking(Explorer):
     over it, a list of [class, row, column, value].
     """
 
-    honest = List([TRUTH, RIVAL]).tag(sync=True)
+    honest = List(List(List(Int(min=0))), [TRUTH, RIVAL]).tag(sync=True)
     names = List(Unicode(), ["true class", "rival"]).tag(sync=True)
-    written = List([[1, 0, 4, 9], [1, 0, 5, 9], [1, 1, 4, 9], [1, 1, 5, 9]]).tag(sync=True)
+    written = List(List(Int(min=0)), [[1, 0, 4, 9], [1, 0, 5, 9], [1, 1, 4, 9], [1, 1, 5, 9]]).tag(sync=True)
     w = Int(2).tag(sync=True)
     T = Int(0).tag(sync=True)
     pen = Int(9).tag(sync=True)
@@ -55,8 +55,9 @@ class Masking(Explorer):
     _restores = _by_keys = False
 
     def settle(self) -> None:
-        """Keep cursor, mask and threshold in their ranges."""
+        """Keep cursor, mask and threshold in their ranges, and what was written on the map."""
         height, width = len(self.honest[0]), len(self.honest[0][0])
+        self.written = [c for c in self.written if c[0] < len(self.honest) and c[1] < height and c[2] < width]
         self.row, self.column = min(max(self.row, 0), height - 1), min(max(self.column, 0), width - 1)
         self.w = min(max(self.w, 1), height, width)
         self.T, self.pen = min(max(self.T, 0), 99), min(max(self.pen, 0), 9)
@@ -95,7 +96,7 @@ class Masking(Explorer):
     def controls(self) -> list[dict[str, Any]]:
         """Mask, threshold, what to write."""
         return [
-            slider("w", "mask", 1, len(self.honest[0]) - 1, f"{self.w} × {self.w}"),
+            slider("w", "mask", 1, min(self.units.shape[2:]), f"{self.w} × {self.w}"),
             slider("T", "threshold T", 0, 99, f"{self.T / 100:.2f}"),
             slider("pen", "write", 0, 9),
             button("restore", "restore all"),
@@ -160,11 +161,9 @@ class Masking(Explorer):
         panel.rect(10, y, kept * scale, 20, fill=ink)
         panel.rect(10 + kept * scale, y, inside * scale, 20, fill="" if masked else ink)
         panel.rect(10 + kept * scale, y, inside * scale, 20, stroke="mask", line=1.5, hatch=masked)
-        share = inside / total if total else 0.0
         sign, word = (">", "masked") if masked else ("≤", "kept")
-        panel.text(
-            10, y + 38, f"heaviest: {inside} of {total}, {share:.2f} {sign} T: {word}", 12.5, "muted", "left"
-        )
+        share = f"heaviest: {inside} {sign} {self.T / 100:.2f} · {total}: {word}"
+        panel.text(10, y + 38, share, 12.5, "muted", "left")
         panel.text(10, y + 64, f"score {kept if masked else total}", 18, ink, "left", bold=True)
 
     def _label(self, label: int) -> str:
@@ -198,7 +197,7 @@ class Masking(Explorer):
 
     def press(self, panel: int, x: float, y: float) -> None:
         """Write into the cell under the pointer, or restore it; a drag then does the same."""
-        self._by_keys = False
+        self._by_keys = self._restores = False
         if self._aim(x, y):
             self._restores = any(cell[:3] == [panel, self.row, self.column] for cell in self.written)
             self._write(panel, None if self._restores else self.pen)

@@ -67,8 +67,8 @@ class Tradeoff(Explorer):
         return _table()[self.bank, defense or self.defense, patch or self.patch, self.k]
 
     def best(self) -> str:
-        """The defense that certifies most."""
-        return max(self.defenses, key=lambda defense: self.result(defense).certified)
+        """The defense that certifies most; of several this one, where it is among them."""
+        return max([self.defense, *self.defenses], key=lambda defense: self.result(defense).certified)
 
     # ------------------------------------------------------------------------------------ what a reader does
     def controls(self) -> list[dict[str, Any]]:
@@ -189,16 +189,18 @@ class Tradeoff(Explorer):
 
     def summary(self) -> str:
         row, best = self.result(), self.best()
-        lead = f"Most is certified by {best}: {rate(self.result(best).certified, row.images)}."
+        most = self.result(best).certified
+        lead = f"Most is certified by {best}: {rate(most, row.images)}."
+        if best == self.defense:
+            lead = "No other defense here certifies more." if most else "No defense here certifies any image."
         return (
             f"{self.bank}, patch {self.patch} × {self.patch} pixels, top-{self.k}, {self.defense}: "
-            f"clean {rate(row.clean, row.images)}; certified {rate(row.certified, row.images)}.\n"
-            + ("No other defense here certifies more." if best == self.defense else lead)
+            f"clean {rate(row.clean, row.images)}; certified {rate(row.certified, row.images)}.\n" + lead
         )
 
     def alt(self) -> str:
         return (
-            f"Left, {self.bank} behind {self.defense} against the side of the patch: clean images stay high, "
-            "certified ones fall; in gray, what the other defenses certify. Right, a bar for each of "
-            "seven defenses at one patch: the certified images within the clean ones."
+            f"Left, {self.bank} behind {self.defense} against the side of the patch: dashed the clean "
+            "images, below them the certified ones; in gray, what the other defenses certify. Right, a bar "
+            "for each of seven defenses at one patch: the certified images within the clean ones."
         )
