@@ -131,6 +131,8 @@ def check(
             else "evidence: has 1 class, allowed: 2 or more"
         )
     if labels is not None:
+        if not isinstance(labels, Tensor):
+            raise InputError(f"labels: are a {type(labels).__name__}, allowed: a tensor ({images},) int64")
         if tuple(labels.shape) != (images,) or labels.dtype != torch.int64:
             raise InputError(f"labels: are {tuple(labels.shape)} {labels.dtype}, allowed: ({images},) int64")
         if labels.min() < 0 or labels.max() >= classes:

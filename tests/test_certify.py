@@ -591,6 +591,8 @@ def test_raw_evidence_is_checked_like_units():
     plain = certify(maps, labels, defense, ONE)
     assert plain.margin == certify(maps, labels, defense, ONE, 1).margin
     assert plain.margin == certify_units(UNITS, labels, WindowMask(1, 1), ONE, 3).margin
+    with pytest.raises(InputError, match=r"^labels: are a ndarray, allowed: a tensor \(1,\) int64"):
+        certify(maps, labels.numpy(), defense, ONE)
     with pytest.raises(InputError, match=r"^labels: run from 2 to 2, allowed: 0 to 1"):
         certify(maps, torch.tensor([2]), defense, ONE)
     with pytest.raises(InputError, match=r"^top-k: k is 2, allowed: 1 to 1 of 2 classes"):
