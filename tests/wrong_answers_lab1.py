@@ -144,3 +144,52 @@ def half_grip(layers):
 """,
     },
 }
+
+RIGHT = {
+    "1.3": {
+        "sets and dictionaries of pairs": """
+def reach(rows, columns, pixels):
+    sticker, at = set(pixels), [{field: k for k, field in enumerate(axis)} for axis in (rows, columns)]
+    hit = {
+        (at[0][r], at[1][c])
+        for r in at[0]
+        for c in at[1]
+        if any((y, x) in sticker for y in range(*r) for x in range(*c))
+    }
+    ys, xs = zip(*hit) if hit else ([0], [1])
+    return (n for n in (len(hit), *(max(k) - min(k) + 1 if hit else 0 for k in (ys, xs))))
+""",
+    },
+    "1.4": {
+        "arrays": """
+import numpy as np
+reached = np.array([stop - first for first, stop in (touched(axis, at, patch) for at in range(65 - patch))])
+place = np.array([reached.argmax(), 0])
+count = (np.maximum.outer(reached, reached) > mask).sum()
+""",
+    },
+    "1.5": {
+        "remembers stacks": """
+import functools
+@functools.cache
+def _grip(layers):
+    counts = torch.tensor(attention_counts([Layer(*layer) for layer in layers]))
+    held = [counts.unfold(0, side, 1).sum(1).max() for side in range(1, len(counts) + 1)]
+    return 1 + torch.tensor([2 * most**2 > counts.sum() ** 2 for most in held]).int().argmax()
+def half_grip(layers):
+    return _grip(tuple(layers))
+""",
+    },
+}
+"""Right answers in other styles than the master's: visible checks and grading take them."""
+
+REFUSED = {
+    "1.4": {
+        "floats": """
+reached = [stop - first for first, stop in (touched(axis, at, patch) for at in range(64 - patch + 1))]
+place = (float(reached.index(max(reached))), 0.0)
+count = sum(high > mask or wide > mask for high in reached for wide in reached)
+""",
+    },
+}
+"""Answers of a kind that grading does not take: the visible checks say so."""

@@ -112,3 +112,85 @@ WRONG = {
         "the label is its own rival": _but(PROFILE, "F.one_hot(labels, sums.shape[1]).bool()", "sums < 0"),
     },
 }
+
+RIGHT = {
+    "2.1": {
+        "dictionaries of fields": """
+def intact(fields, row_cuts, column_cuts):
+    number = 1
+    for cuts in (row_cuts, column_cuts):
+        piece = {f: any(a <= f[0] and f[1] <= b for a, b in pairwise(cuts)) for f in fields + []}
+        number *= sum(piece.values())
+    return number
+""",
+    },
+    "2.2": {
+        "losses as tensors": """
+def epoch(model, optimizer, images, labels, order, objective):
+    model.train()
+    losses = []
+    for index in order.split(32):
+        losses.append(objective(model(images[index]), labels[index]))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    return losses
+""",
+    },
+    "2.3": {
+        "a product of floats, a tensor": """
+def on_object(evidence, rows, columns, region):
+    sees = {
+        (r, c): float(region[max(r[0], 0) : max(r[1], 0), max(c[0], 0) : max(c[1], 0)].any())
+        for r in rows
+        for c in columns
+    }
+    seen = torch.tensor([[sees[r, c] for c in columns] for r in rows])
+    return evidence.flatten() @ seen.flatten() / evidence.sum().clamp(min=1e-9)
+""",
+    },
+    "2.4": {
+        "a convolution": """
+def gap_loss(evidence, labels, window, gap):
+    evidence, costs = evidence.clamp(min=0), []
+    for maps, label in zip(evidence, labels):
+        heaviest = F.conv2d(maps[label][None, None], torch.ones(1, 1, *window)).max()
+        rival = max(m.sum() for c, m in enumerate(maps) if c != label)
+        costs.append((gap - (maps[label].sum() - heaviest - rival) / maps[0].numel()).clamp(min=0))
+    return torch.stack(costs).mean()
+""",
+    },
+    "2.5": {
+        "arrays, medians as tensors": """
+def profile(evidence, labels, window):
+    evidence, found = evidence.clamp(min=0), []
+    for maps, label in zip(evidence, labels):
+        own = maps[label].sum()
+        held = F.conv2d(maps[label][None, None], torch.ones(1, 1, *window)).max()
+        found.append([held / own, max(m.sum() for c, m in enumerate(maps) if c != label) / own])
+    return torch.tensor(found).numpy()
+medians = [torch.tensor(profile(e, ten_labels, ten_window)).median(0).values for e in ten.values()]
+medians = [list(each) for each in medians]
+verdict = "rivals"
+""",
+    },
+}
+"""Right answers in other styles than the master's: visible checks and grading take them."""
+
+REFUSED = {
+    "2.5": {
+        "a column for each image": """
+def _profile(evidence, labels, window):
+    evidence, each = evidence.relu(), torch.arange(len(labels))
+    own, sums = evidence[each, labels], evidence.sum((2, 3))
+    share = box_sums(own, *window).flatten(1).amax(1) / sums[each, labels]
+    rival = sums.masked_fill(F.one_hot(labels, sums.shape[1]).bool(), 0).amax(1) / sums[each, labels]
+    return torch.stack([share, rival], 1)
+def profile(evidence, labels, window):
+    return _profile(evidence, labels, window).T
+medians = [_profile(e, ten_labels, ten_window).median(0).values.tolist() for e in ten.values()]
+verdict = "rivals"
+""",
+    },
+}
+"""Answers of a kind that grading does not take: the visible checks say so."""

@@ -177,3 +177,24 @@ def winners(maps, height, width):
 """,
     },
 }
+
+RIGHT = {
+    "3.5": {
+        "first T as a float": """
+def winners(maps, height, width):
+    totals = [sum(map(sum, cells)) for cells in maps]
+    heaviest = [int(box_sums(torch.tensor(cells), height, width).max()) for cells in maps]
+    found = []
+    for T in [0.0, *sorted({Fraction(m, t) for m, t in zip(heaviest, totals) if t and 0 < m < t})]:
+        left = torch.tensor([t - m if m > T * t else t for t, m in zip(totals, heaviest)])
+        winner = (left == left.max()).nonzero()[0, 0]
+        if not found or winner != found[-1][1]:
+            found.append([T, winner])
+    return found
+""",
+    },
+}
+"""Right answers in other styles than the master's: visible checks and grading take them."""
+
+REFUSED: dict[str, dict[str, str]] = {}
+"""Answers of a kind that grading does not take: the visible checks say so."""

@@ -160,3 +160,60 @@ def lower(m, window, mask, T, top):
         "the bank's first images": AUDIT.replace("[at]", "[: len(at)]"),
     },
 }
+
+LOWER = """
+def lower(m, window, mask, T, top):
+    outside, (i, j, h, w) = {window: fill(m, window, 0)}[window], window
+    out, squares = sum(map(sum, outside)), placements(mask, mask, len(m), len(m[0]))
+    if all(weigh(outside, v) <= Fraction(T) * out for v in squares):
+        squares = [v for v in squares if v[0] < i + h and i < v[0] + mask]
+        squares = [v for v in squares if v[1] < j + w and j < v[1] + mask]
+    return KIND(out - max(weigh(outside, v) for v in squares))
+"""
+ATTACK = """
+def attack(image, label, windows, mask, top):
+    found = {v: [fill(m, v, 0 if c == label else top) for c, m in enumerate(image)] for v in windows}
+    for attacked in found.values():
+        scores = [score(m, mask) for m in attacked]
+        if max(s for c, s in enumerate(scores) if c != label) >= scores[label]:
+            return torch.tensor(attacked).KIND()
+"""
+
+RIGHT = {
+    "4.1": {
+        "tensors, and a dictionary of windows": """
+def bounds(m, window, mask, top):
+    ends = {window: [score(fill(m, window, value), mask) for value in (0, top)]}
+    return torch.tensor(ends[window])
+""",
+    },
+    "4.2": {
+        "a dictionary of windows": """
+def weakest(image, label, windows, mask, top):
+    least = {v: score(fill(image[label], v, 0), mask) for v in windows}
+    most = {v: [score(fill(m, v, top), mask) for m in image] for v in windows}
+    for v in windows:
+        most[v][label] = -1
+    window = min(windows, key=lambda v: least[v] - max(most[v]))
+    margin, rival = least[window] - max(most[window]), most[window].index(max(most[window]))
+    return [torch.tensor(window), torch.tensor(margin), torch.tensor(rival)]
+""",
+    },
+    "4.3": {"a dictionary of windows, an array": ATTACK.replace("KIND", "numpy")},
+    "4.4": {"a dictionary of windows, a tensor": LOWER.replace("KIND", "torch.tensor")},
+    "4.5": {
+        "an array": AUDIT.replace("def audit", "def _audit")
+        + "\ndef audit(claim): return torch.tensor(_audit(claim)).numpy()\n",
+    },
+}
+"""Right answers in other styles than the master's: visible checks and grading take them."""
+
+REFUSED = {
+    "4.3": {"floats": ATTACK.replace("KIND", "double")},
+    "4.4": {"a fraction": LOWER.replace("KIND", "Fraction"), "a float": LOWER.replace("KIND", "float")},
+    "4.5": {
+        kind: AUDIT.replace("def audit", "def _audit") + f"\ndef audit(claim): return {kind}(_audit(claim))\n"
+        for kind in ("set", "(lambda found: found[::-1])")
+    },
+}
+"""Answers of a kind that grading does not take: the visible checks say so."""

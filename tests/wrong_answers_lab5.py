@@ -125,3 +125,24 @@ answer_5 = [data["5.5"]["label"], data["5.5"]["label"]]
 """,
     },
 }
+
+_SCALED = """
+import numpy as np
+rival = np.full((5, 5), data["5.5"]["top"] // 9 - 1)
+rival[0, 0] = data["5.5"]["top"]
+quiet = rival.copy()
+quiet[0, 0] = 0
+label = tuple(map(tuple, data["5.5"]["label"]))
+answer_5 = {"step": np.int64(1), "before": (label, rival), "after": (label, quiet)}
+"""
+
+RIGHT = {"5.5": {"tuples and arrays": _SCALED}}
+"""Right answers in other styles than the master's: visible checks and grading take them."""
+
+_LISTS = """
+before, after = (np.array(answer_5[name]).tolist() for name in ("before", "after"))
+answer_5 = {"step": 1, "before": before, "after": after, "cells": {(0, 0)}}
+"""
+
+REFUSED = {"5.5": {"an entry that is no JSON": _SCALED + _LISTS}}
+"""Answers of a kind that grading does not take: the visible checks say so."""

@@ -67,15 +67,16 @@ def _look(random: Random, height: int, width: int, size: int, stride: int, offse
 
 def _evidence(random: Random, count: int, classes: int, height: int, width: int) -> list[Any]:
     """Evidence (N, C, H, W) in thousandths, some of it below 0, and labels: every other one is far ahead."""
+
+    def cell(top: int) -> float:  # not 0, where clips that are equally right have different gradients
+        return (random.randrange(-500, top) or 1) / 1000
+
     labels = [random.randrange(classes) for _ in range(count)]
     tops = [
         [(9000, 1000)[n % 2] if c == label else 2000 for c in range(classes)]
         for n, label in enumerate(labels)
     ]
-    maps = [
-        [[[random.randrange(-500, top) / 1000 for _ in range(width)] for _ in range(height)] for top in each]
-        for each in tops
-    ]
+    maps = [[[[cell(top) for _ in range(width)] for _ in range(height)] for top in each] for each in tops]
     return [maps, labels]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from pglearn.learn import Wrong, same
 
-__all__ = ["Judge", "hidden_data", "is_evidence", "lab_file", "student_data", "tell", "verdict"]
+__all__ = ["Judge", "hidden_data", "is_evidence", "lab_file", "plain", "student_data", "tell", "verdict"]
 
 Judge = Callable[[Any, Any, dict[str, Any], dict[str, Any]], str | None]
 """`judge(told, expected, data, hidden)`: why what was told is wrong, None where right. Takes any JSON."""
@@ -63,7 +63,16 @@ def plain(value: Any) -> Any:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, default=lambda array: array.tolist())
+    return json.dumps(value, default=_listed)
+
+
+def _listed(value: Any) -> Any:
+    """A tensor or array as JSON takes it. Raises `TypeError` for everything else that JSON does not know."""
+    if not hasattr(value, "tolist"):
+        raise TypeError(
+            f"{value!r:.60} is a {type(value).__name__}; lists, tuples, dicts and plain numbers are wanted"
+        )
+    return value.tolist()
 
 
 def _beside(name: str) -> dict[str, Any] | None:
