@@ -393,10 +393,10 @@ def _labs_release(args: argparse.Namespace) -> None:
     print(f"{count} copies in {args.DIR}/release; give each student release/STUDENT and nothing else")
 
 
-def _labs_grade(args: argparse.Namespace) -> None:
+def _labs_grade(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from pglearn.learn.course import grade
+    from pglearn.learn.course import FAILED, grade
 
     if not (args.seconds >= 10 and args.memory >= 1):
         raise InputError("--seconds, --memory: too little for any notebook, allowed: 10 and 1 or more")
@@ -406,6 +406,10 @@ def _labs_grade(args: argparse.Namespace) -> None:
     if waiting:
         where = f"jupyter lab, started in {args.DIR}, page /formgrader"
         print(f"{waiting} wait for marks by hand: {where}; then this command again")
+    if failed := sum(row["reason"].startswith(FAILED) for row in rows):
+        where = f"{args.DIR}/marks.csv names the logs; then this command again"
+        print(f"pglearn: labs grade: {failed} not graded, {FAILED}: {where}", file=sys.stderr)
+    return int(failed > 0)
 
 
 def _doctor(args: argparse.Namespace) -> int:

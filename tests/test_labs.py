@@ -14,12 +14,17 @@ import shutil
 import socket
 import sys
 import tempfile
+import venv
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from fractions import Fraction
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 
@@ -43,6 +48,16 @@ def solved(cell: Any) -> str | None:
 
 
 # -------------------------------------------------------------------------------------------------- masters
+def answers(lab: int) -> Any:
+    """The module of answers to this lab: WRONG, RIGHT in other styles than the master's, REFUSED at sight."""
+    path = HERE / f"wrong_answers_lab{lab}.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    return module
+
+
 def placed(lab: int, seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
     """Data and hidden data of one seed, written into the folder, in which we are from now on."""
     data, hidden = (labs.plain(getattr(labs.module(lab), kind)(seed)) for kind in ("data", "hidden"))
@@ -102,11 +117,7 @@ def test_the_master_is_right_and_wrong_answers_are_not(
     lab: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By what is told alone: asserts, which speak to the student, are left out."""
-    path = HERE / f"wrong_answers_lab{lab}.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    module = answers(lab)
     data, hidden = placed(lab, 1, tmp_path, monkeypatch)
     torch.set_num_threads(1)  # it is forked
     expected = told(lab, 1)
@@ -133,6 +144,59 @@ def test_the_master_is_right_and_wrong_answers_are_not(
         printed_right = labs.printed_by(cell.source, space)
         if (task := labs.tested(cell)) is not None:
             assert verdict(task, printed_right) is None, task
+
+
+@pytest.mark.parametrize("lab", MASTERS)
+def test_right_answers_in_other_styles_are_right_and_visible_checks_refuse_other_kinds(
+    lab: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the visible checks, asserts and all, let pass earns its points."""
+    module = answers(lab)
+    data, hidden = placed(lab, 1, tmp_path, monkeypatch)
+    torch.set_num_threads(1)  # it is forked
+    expected = told(lab, 1)
+    space: dict[str, Any] = {"__name__": "__main__"}
+    cells = code(MASTERS[lab])
+
+    def tried(task: str, sources: list[str]) -> str | None:
+        with redirect_stdout(StringIO()) as printed:
+            for source in sources:
+                exec(source, space)
+        return labs.verdict(lab, task, printed.getvalue(), expected[task], data, hidden)
+
+    for at, cell in enumerate(cells):
+        if (task := solved(cell)) is not None:
+            last = next(i for i, other in enumerate(cells) if labs.tested(other) == task)
+            rest = [other.source for other in cells[at + 1 : last + 1]]
+            for style, source in module.RIGHT.get(task, {}).items():
+                assert aside(functools.partial(tried, task, [source, *rest])) == "", (task, style)
+            rest[-1] = rest[-1].split("### BEGIN HIDDEN TESTS")[0]
+            for kind, source in module.REFUSED.get(task, {}).items():
+                reason = aside(functools.partial(tried, task, [source, *rest]))
+                assert reason in ("AssertionError", "TypeError"), (task, kind)
+        labs.printed_by(cell.source, space)
+
+
+def test_minutes_add_up() -> None:
+    guide = (labs.ROOT / "book" / "labs" / "teachers-guide.md").read_text(encoding="utf-8")
+    for lab, path in MASTERS.items():
+        cells = nbformat.read(path, as_version=4).cells
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        head = re.search(r"\*\*Time\*\* (\d+) minutes, (\d) of them for the warm-up\.", text)
+        assert head
+        parts = re.findall(r"^## (?:Task|Question) .*\(\d+ points, (\d+) minutes\)$", text, re.M)
+        assert len(parts) == len(re.findall(r"^## (?:Task|Question)", text, re.M)) >= 5
+        assert 35 <= int(head[1]) == int(head[2]) + sum(map(int, parts)) <= 45, (lab, parts)
+        row = re.search(rf"^\| {lab} · {labs.module(lab).TITLE} \|[^|]*\| (\d+) \|", guide, re.M)
+        assert row
+        assert row[1] == head[1], lab
+
+
+def test_no_evidence_is_0_where_a_gradient_is_told() -> None:
+    """There relu, clamp and maximum, all right, differ."""
+    for seed in range(30):
+        hidden = labs.module(2).hidden(seed)
+        assert all(torch.tensor(case[0]).all() for case in hidden["2.4"])
 
 
 @pytest.mark.parametrize("lab", MASTERS)
@@ -203,6 +267,10 @@ def test_telling(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     labs.tell("1.2", {"a": torch.tensor([[1, 2]]), "b": (True, None, torch.tensor(0.5))})
     assert capsys.readouterr().out == 'told 1.2: {"a": [[1, 2]], "b": [true, null, 0.5]}\n'
+    labs.tell("1.2", [np.int64(3), np.float32(0.5), np.array([1, 2])])
+    assert capsys.readouterr().out == "told 1.2: [3, 0.5, [1, 2]]\n"
+    with pytest.raises(TypeError, match=r"^Fraction\(17, 1\) is a Fraction; lists, .*numbers are wanted$"):
+        labs.tell("1.2", [Fraction(17)])
     assert labs.lab_file("results.csv").exists()
     (tmp_path / "results.csv").write_text("mine")
     assert labs.lab_file("results.csv").read_text() == "mine"
@@ -333,6 +401,15 @@ def test_the_box_is_ended_by_what_cannot(bomb: str, reason: str) -> None:
     assert ended.startswith(reason)
     assert said == ["before\n", "", ""]
     assert at == 1
+
+
+@boxed
+def test_no_box_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A bare environment, which finds this package by PYTHONPATH alone: that does not reach into the box."""
+    venv.create(tmp_path / "bare", symlinks=True)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
+    why = str(box.missing())
+    assert re.fullmatch(r".*/bare/bin/python cannot import pglearn in it: install it there, .*", why)
 
 
 def test_no_box_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
@@ -580,7 +657,8 @@ def test_a_course_is_marked(classroom: Path, capsys: pytest.CaptureFixture[str])
     assert rows["careless", "9-tiny"]["by_hand"] == "0"
     assert points["careless"] == ["0", "0", "0", "0", "3", "0"]
     assert re.fullmatch(
-        r"9\.1: AssertionError; 9\.2: answer\[3\] is wrong: -\d+; 9\.3: SyntaxError: .*; 9\.4: not answered",
+        r"9\.1: AssertionError; 9\.2: answer\[3\] is wrong: -\d+; 9\.3: SyntaxError: expected ':' "
+        r"\(line 1\); 9\.4: not answered; 9\.6: not answered",
         why["careless"],
     )
     assert points["tamperer"] == ["0", "0", "3", "3", "3", "0"]
@@ -593,12 +671,12 @@ def test_a_course_is_marked(classroom: Path, capsys: pytest.CaptureFixture[str])
     assert points["looper"] == ["0", "0", "0", "0", "3", "0"]
     assert why["looper"] == (
         "9.1: took longer than 25 s; 9.2: ended Python; 9.3: MemoryError; "
-        "9.4: printed more than 300,000 characters"
+        "9.4: printed more than 300,000 characters; 9.6: not answered"
     )
     assert points["forger"] == ["0", "0", "0", "0", "0", "0"]
     assert why["forger"] == (
         "9.1: the answer is wrong: True; 9.2: KeyError; 9.3: told more than once; "
-        "9.4: nothing was told; 9.5: ValueError: __len__() should return >= 0"
+        "9.4: nothing was told; 9.5: ValueError: __len__() should return >= 0; 9.6: not answered"
     )
     assert points["burglar"] == ["3", "3", "3", "3", "3", "0"]
     assert points["bomber"][:3] == ["3", "3", "0"]
@@ -646,6 +724,173 @@ def test_a_course_is_marked(classroom: Path, capsys: pytest.CaptureFixture[str])
         <= {p: p.stat().st_mtime_ns for p in (classroom / "autograded").rglob("*.ipynb")}.items()
     )
     assert "Score: 4.0 / 5.0" in (classroom / "feedback" / "honest" / "9-tiny" / "9-tiny.html").read_text()
+
+
+def row_of(root: Path, student: str) -> dict[str, Any]:
+    return next(row for row in course.grade(root, 100) if row["student"] == student)
+
+
+@boxed
+def test_a_teacher_gives_marks_and_loses_the_gradebook(classroom: Path) -> None:
+    from nbgrader.api import Gradebook
+
+    template = classroom / "release" / "honest" / "9-tiny" / "9-tiny.ipynb"
+    for student in ("honest", "careless"):
+        notebook = answered(template, square="def square(x):\n    return 0")
+        notebook.cells.append(nbformat.v4.new_markdown_cell("Because it is so."))
+        if student == "careless":
+            del notebook.cells[1]
+        folder = classroom / "submitted" / student / "9-tiny"
+        folder.mkdir(parents=True)
+        nbformat.write(notebook, folder / "9-tiny.ipynb")
+    page = classroom / "feedback" / "honest" / "9-tiny" / "9-tiny.html"
+    row = row_of(classroom, "honest")
+    assert (row["total"], row["by_hand"]) == (12, 5)
+    assert row["reason"] == "9.2: AssertionError; 9.6: the answer stood in another cell than its own"
+    assert row_of(classroom, "careless")["reason"].startswith(
+        "the lab's cell that begins 'from pglearn.learn.labs import hidden_data, lab_file, studen' is "
+        "missing or changed; 9.1: NameError: name 'tell' is not defined; "
+    )
+
+    def given(name: str, points: float, comment: str) -> None:
+        """What the page /formgrader does."""
+        with Gradebook(f"sqlite:///{classroom}/gradebook.db") as book:
+            grade = book.find_grade(name, "9-tiny", "9-tiny", "honest")
+            grade.manual_score, grade.needs_manual_grade = points, False
+            book.find_comment("9-6", "9-tiny", "9-tiny", "honest").manual_comment = comment
+            book.db.commit()
+
+    given("9-6", 0, "Say why.")  # as many points as before: none
+    row = row_of(classroom, "honest")
+    assert (row["total"], row["by_hand"]) == (12, 0)
+    assert "Say why." in page.read_text()
+    given("9-6", 0, "Say more.")
+    row_of(classroom, "honest")
+    assert "Say more." in page.read_text()
+    given("9-2", 3, "Say more.")  # the machine's mark, corrected: its reason goes
+    row = row_of(classroom, "honest")
+    assert (row["total"], row["by_hand"]) == (15, 0)
+    assert row["reason"] == "9.6: the answer stood in another cell than its own"
+    stamp = page.stat().st_mtime_ns
+    row_of(classroom, "honest")
+    assert page.stat().st_mtime_ns == stamp
+
+    copies = {path: path.read_bytes() for path in (classroom / "release").rglob("*") if path.is_file()}
+    (classroom / "gradebook.db").unlink()
+    assert main(["labs", "grade", str(classroom)]) == 2
+    assert course.release(classroom, ["late"]) == 1
+    assert all(path.read_bytes() == content for path, content in copies.items())
+    row = row_of(classroom, "honest")
+    assert (row["total"], row["by_hand"]) == (12, 5)
+    assert row["reason"].startswith("9.2: AssertionError; 9.6: ")
+
+
+def test_one_command_at_a_time(classroom: Path, tmp_path: Path, capsys: Any) -> None:
+    release = ["release", str(classroom), "--students", str(tmp_path / "students.csv")]
+    capsys.readouterr()
+    with course._alone(classroom):
+        for arguments in (["grade", str(classroom)], release):
+            assert main(["labs", *arguments]) == 2
+            line = "another labs command works on it, allowed: again when that has ended"
+            assert capsys.readouterr().err == f"pglearn: DIR: {classroom}: {line}\n"
+    assert main(["labs", *release, "--labs", "9", "9"]) == 0
+    assert capsys.readouterr().out.startswith(f"{len(HANDED_IN)} copies in ")
+
+
+@boxed
+def test_a_failing_grader_says_so(classroom: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(course, "_graded", lambda *_: sys.exit(3))
+    for student in ("honest", "late"):  # no student of that name
+        shutil.copytree(classroom / "release" / "honest", classroom / "submitted" / student)
+    assert main(["labs", "grade", str(classroom)]) == 1
+    line = f"{classroom}/marks.csv names the logs; then this command again"
+    error = capsys.readouterr().err
+    assert error == f"pglearn: labs grade: 1 not graded, the grader itself failed: {line}\n"
+
+
+def test_an_interrupted_release_says_so(
+    tiny: SimpleNamespace, classroom: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from nbgrader.converters import GenerateAssignment
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(GenerateAssignment, "convert_notebooks", stopped)
+    (classroom / "gradebook.db").unlink()
+    (classroom / "students.txt").write_text("ann")
+    capsys.readouterr()
+    assert main(["labs", "release", str(classroom), "--students", str(classroom / "students.txt")]) == 130
+    assert capsys.readouterr().err == "pglearn: stopped: the same command goes on\n"
+
+
+def test_an_answer_beside_its_cell(classroom: Path, tmp_path: Path) -> None:
+    template = classroom / "template" / "9-tiny" / "9-tiny.ipynb"
+    blank = nbformat.read(template, as_version=4).cells[-1].source
+    for above, own, below, answer in [
+        (None, blank, None, blank),
+        (None, " \n", "", blank),
+        (None, blank, "Mine.", "Mine."),
+        ("First.", "", "Then.", "First.\n\nThen."),
+        (None, "Mine.", "A remark.", "Mine."),
+    ]:
+        notebook = nbformat.read(template, as_version=4)
+        last = notebook.cells.pop()
+        last.source = own
+        words = [nbformat.v4.new_markdown_cell(text) for text in (above, below) if text is not None]
+        notebook.cells += [*words[: above is not None], last, *words[above is not None :]]
+        nbformat.write(notebook, tmp_path / "in.ipynb")
+        notes = course._mend(tmp_path / "in.ipynb", template, tmp_path / "out.ipynb")
+        moved = answer not in (own, blank)
+        assert notes == ["9.6: the answer stood in another cell than its own"] * moved
+        mended = [cell.source for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells]
+        expected = answer if answer == blank else f"```text\n{answer}\n```"
+        assert mended[len(notebook.cells) - 1 - len(words)] == expected
+        assert len(mended) == len(notebook.cells) - len(words) * moved
+
+
+def test_the_cause_comes_before_its_consequences(tmp_path: Path) -> None:
+    """A cell that is no task's failed first: what followed may be its fault."""
+
+    def failed(cell: Any, name: str, value: str) -> Any:
+        cell.outputs = [nbformat.v4.new_output("error", ename=name, evalue=value, traceback=[])]
+        return cell
+
+    ours = master().cells
+    broken = nbformat.v4.new_code_cell("import nothing")
+    failed(broken, "ModuleNotFoundError", "No module\nnamed 'nothing'")
+    test = failed(ours[3], "Wrong", "NameError: name 'tell' is not defined")
+    solution = failed(ours[2], "NameError", "name 'nobody' is not defined")
+    for folder, cells in {"template": ours[:2], "autograded/ann": [broken, test, ours[5]]}.items():
+        (tmp_path / folder / "9-tiny").mkdir(parents=True)
+        notebook = nbformat.v4.new_notebook(cells=cells)
+        nbformat.write(notebook, tmp_path / folder / "9-tiny" / "9-tiny.ipynb")
+    consequence = ["9.1: NameError: name 'tell' is not defined"]
+    points: dict[str, float] = {"9.1": 0, "9.2": 3}
+    cause, reasons = course._reasons(tmp_path, "9-tiny", "ann", points)
+    assert cause == ["before 9.1 a cell ended with ModuleNotFoundError: No module named 'nothing'"]
+    assert reasons == consequence
+    notebook.cells[0] = solution  # a task's own fault is said once
+    nbformat.write(notebook, tmp_path / "autograded/ann/9-tiny/9-tiny.ipynb")
+    assert course._reasons(tmp_path, "9-tiny", "ann", points) == ([], consequence)
+    assert course._reasons(tmp_path, "9-tiny", "ann", {"9.1": 3, "9.2": 3}) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ann\nbob\n",
+        "id\nann\nbob",
+        "ID\r\nann\r\nbob\r\n",
+        '"id"\n"ann"\n"bob"\n',
+        "Name;Id\nA. Nn;ann\nB. Ob;bob\n;\n",
+        "id\tname\nann\tA\nbob\tB\n",
+        "\ufeffid,name\n,\nann,A\n\n, \nbob\n",
+    ],
+)
+def test_students_of_any_spreadsheet(tmp_path: Path, text: str) -> None:
+    (tmp_path / "students.csv").write_text(text, encoding="utf-8")
+    assert course.read_students(tmp_path / "students.csv") == ["ann", "bob"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import copy
 import csv
 import hashlib
 import hmac
+import itertools
 import json
 import multiprocessing
 import os
@@ -18,13 +19,17 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pglearn.errors import InputError
 from pglearn.learn import box
 from pglearn.learn.labs import ROOT, module, plain, tested, told_by, verdict
+
+if sys.platform != "win32":
+    import fcntl
 
 __all__ = ["grade", "release"]
 
@@ -43,6 +48,7 @@ c.Autograde.autograde_preprocessors = [
 """
 QUIET = """<head><meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'">"""
+FAILED = "the grader itself failed"  # how such a reason begins; nothing of a student's begins one
 NOTEBOOK, SOURCE, CELLS = 20 << 20, 300_000, 300  # bytes, characters of all cells, cells
 SECONDS, MEMORY = 180.0, 4 << 30
 limits: dict[str, Any] = {"seconds": SECONDS, "memory": MEMORY}
@@ -58,13 +64,10 @@ def release(root: Path, students: Iterable[str], labs: Iterable[int] = ()) -> in
 
     A copy's data follow from the course's secret, the student and the lab: the same call, the same copies.
     """
-    from nbgrader.api import Gradebook
-    from nbgrader.converters import GenerateAssignment
-
     masters = {int(path.name[0]): path for path in sorted((ROOT / "book" / "labs").glob("[0-9]-*.ipynb"))}
     if not masters:
         raise InputError(f"labs: no notebooks in {ROOT / 'book' / 'labs'}, allowed: a checkout of the book")
-    wanted = list(labs) or list(masters)
+    wanted = list(dict.fromkeys(labs)) or list(masters)
     if unknown := [lab for lab in wanted if lab not in masters]:
         raise InputError(f"--labs: is {unknown[0]}, allowed: {', '.join(map(str, masters))}")
     _check_name(root)
@@ -75,23 +78,51 @@ def release(root: Path, students: Iterable[str], labs: Iterable[int] = ()) -> in
         with open(os.open(root / "secret", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
         (root / "nbgrader_config.py").write_text(CONFIG)
-    count = 0
-    for lab in wanted:
-        name = masters[lab].stem
-        if not (root / "template" / name).exists():
-            (root / "source" / name).mkdir(parents=True, exist_ok=True)
-            shutil.copy(masters[lab], root / "source" / name)
+    with _alone(root):
+        return _release(root, list(students), wanted, masters)
+
+
+def _release(root: Path, students: list[str], wanted: list[int], masters: dict[int, Path]) -> int:
+    from nbgrader.api import Gradebook
+    from nbgrader.converters import GenerateAssignment
+
+    book_at, known, count = f"sqlite:///{root.resolve()}/gradebook.db", list[str](), 0
+    if (root / "gradebook.db").exists():
+        with Gradebook(book_at) as book:
+            known = [assignment.name for assignment in book.assignments]
+    for lab, master in masters.items():
+        name = master.stem
+        source, template = root / "source" / name, root / "template" / name
+        if lab in wanted and not template.exists():
+            source.mkdir(parents=True, exist_ok=True)
+            shutil.copy(master, source)
+        if source.exists() and not (template.exists() and name in known):  # a lost gradebook is made anew
             _nbgrader(GenerateAssignment, root, name, ".")
-        for student in students:
+        for student in students if lab in wanted else []:
             folder = root / "release" / student / name
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copy(root / "template" / name / f"{name}.ipynb", folder)
             _supply(folder, root, student, lab, ["data"])
             count += 1
-    with Gradebook(f"sqlite:///{root.resolve()}/gradebook.db") as book:
+    with Gradebook(book_at) as book:
         for student in students:
             book.update_or_create_student(student)
     return count
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Only one command at a time works on a course: two would write the same files and lock each other out of
+    the gradebook. Raises `InputError`.
+    """
+    with (root / ".lock").open("w") as file:
+        if sys.platform != "win32":  # there release has no lock, and grade does not run
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                why = "another labs command works on it, allowed: again when that has ended"
+                raise InputError(f"DIR: {root}: {why}") from None
+        yield
 
 
 def _check_name(root: Path) -> None:
@@ -100,17 +131,20 @@ def _check_name(root: Path) -> None:
 
 
 def read_students(file: Path) -> list[str]:
-    """Ids, one a line, or of the column `id` of a CSV file. Raises `InputError`."""
+    """Ids, one a line, or of the column `id` of a CSV file, as spreadsheets write it. Raises `InputError`."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"--students: {file} is not text in UTF-8, allowed: save it as UTF-8") from None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if lines and ("," in lines[0] or lines[0] == "id"):
-        rows = list(csv.DictReader(lines, skipinitialspace=True))
-        if rows and "id" not in rows[0]:
-            raise InputError(f"--students: {file} has no column id, allowed: that column, or one id a line")
-        lines = [(row["id"] or "").strip() for row in rows]
+    delimiter = next((c for c in ";\t," if c in text.lstrip().partition("\n")[0]), ",")  # Excel has all three
+    table = csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
+    rows = [row for fields in table if any(row := [field.strip() for field in fields])]
+    lines = [delimiter.join(row) for row in rows]
+    if rows and "id" in (header := [field.lower() for field in rows[0]]):
+        column = header.index("id")
+        lines = [row[column] if column < len(row) else "" for row in rows[1:]]
+    elif rows and len(rows[0]) > 1:
+        raise InputError(f"--students: {file} has no column id, allowed: that column, or one id a line")
     for line in lines:
         if not re.fullmatch(r"\w[\w.@-]{0,63}", line):
             raise InputError(f"--students: {line!r} is no id, allowed: letters, digits and . _ - @")
@@ -149,6 +183,8 @@ def _nbgrader(converter: Any, root: Path, name: str, student: str) -> None:
     os.environ["PATH"] = f"{tools}:{path}"  # it calls alembic
     result = capture_log(step)
     if not result["success"]:
+        if result["error"].rstrip().endswith("KeyboardInterrupt"):  # it is caught with all the rest
+            raise KeyboardInterrupt
         raise RuntimeError(f"nbgrader, {name} of {student}:\n{result.get('log', '')}{result['error']}")
 
 
@@ -160,16 +196,21 @@ def grade(root: Path, seconds: float = SECONDS, memory: int = MEMORY) -> list[di
     row is student, lab, total, max, `by_hand` (points that wait for the teacher), tasks (points), reason.
     Raises `InputError`.
     """
-    from tqdm.auto import tqdm
-
     if not (root / "secret").exists():
         raise InputError(f"DIR: {root} is no course, allowed: a folder made by pglearn labs release")
+    with _alone(root):
+        return _grade(root, seconds, memory)
+
+
+def _grade(root: Path, seconds: float, memory: int) -> list[dict[str, Any]]:
+    from tqdm.auto import tqdm
+
     if why := box.missing():
         raise InputError(f"labs grade: no box for students' code on this machine: {why}")
     if inside := [path for path in box.readable() if root.resolve().is_relative_to(path)]:
         raise InputError(f"DIR: lies in {inside[0]}, which students' code may read, allowed: another place")
     if not (root / "gradebook.db").exists():
-        raise InputError(f"DIR: {root} has lost its gradebook.db, allowed: put it back, or release anew")
+        raise InputError(f"DIR: {root} has lost its gradebook.db, allowed: put it back, or release again")
     _check_name(root)
     import nbgrader.converters  # noqa: F401  once, before processes fork from this one
 
@@ -199,6 +240,8 @@ def _one(root: Path, folder: Path) -> list[dict[str, Any]]:
     """Grade one submission in a process of its own, unless it is graded already. Under an unknown name
     nothing is recorded; that row is returned.
     """
+    from nbgrader.api import MissingEntry
+
     student, name = folder.parent.name, folder.name
     row, source = _row(student, name), root / "source" / name / f"{name}.ipynb"
     labs = sorted(path.name for path in (root / "source").iterdir())
@@ -216,9 +259,10 @@ def _one(root: Path, folder: Path) -> list[dict[str, Any]]:
         key = hashlib.sha256(path.read_bytes() + source.read_bytes()).hexdigest()
         again = True
         if record.exists() and (old := json.loads(record.read_text()))["key"] == key:
-            if old["row"]["tasks"] == _marks(root, name, student)[0]:
-                return []
-            again = False  # the teacher has given marks since
+            with suppress(MissingEntry):  # in a gradebook that was made anew
+                if old.get("given") == _marks(root, name, student)[2]:
+                    return []
+                again = False  # the teacher has given marks since
         checked = root / "checked" / student / name
         checked.mkdir(parents=True, exist_ok=True)
         notes += _mend(path, root / "template" / name / f"{name}.ipynb", checked / f"{name}.ipynb")
@@ -230,15 +274,14 @@ def _one(root: Path, folder: Path) -> list[dict[str, Any]]:
             process.kill()
             process.join()
         if process.exitcode:
-            raise _Refused(f"the grader itself failed, see {record.with_suffix('.log').relative_to(root)}")
+            raise _Refused(f"{FAILED}, see {record.with_suffix('.log').relative_to(root)}")
     except (_Refused, OSError) as error:
-        _store(record, "", {**row, "reason": str(error)})
+        _store(record, "", {**row, "reason": str(error)}, [])
     return []
 
 
 def _graded(root: Path, record: Path, key: str, row: dict[str, Any], notes: list[str], again: bool) -> None:
     """nbgrader's part of one submission. What it has to say goes beside the record, unless all is well."""
-    import nbformat
     from nbgrader.converters import Autograde, GenerateFeedback
 
     student, name, log = row["student"], row["lab"], record.with_suffix(".log")
@@ -250,29 +293,66 @@ def _graded(root: Path, record: Path, key: str, row: dict[str, Any], notes: list
     page = root / "feedback" / student / name / f"{name}.html"
     text = re.sub(r"<script\b[^>]*\bsrc=[^>]*>\s*</script>", "", page.read_text())
     page.write_text(text.replace("<head>", QUIET, 1))
-    row["tasks"], row["by_hand"] = _marks(root, name, student)
+    row["tasks"], row["by_hand"], given = _marks(root, name, student)
     row["total"] = sum(row["tasks"].values())
-    for cell in nbformat.read(root / "autograded" / student / name / f"{name}.ipynb", as_version=4).cells:
-        if (task := tested(cell)) and cell.outputs and cell.outputs[-1].output_type == "error":
-            notes.append(f"{task}: {cell.outputs[-1].evalue}")
-    _store(record, key, {**row, "reason": "; ".join(sorted(notes))})
+    cause, reasons = _reasons(root, name, student, row["tasks"])
+    _store(record, key, {**row, "reason": "; ".join([*cause, *sorted(notes + reasons)])}, given)
     log.unlink()
 
 
-def _marks(root: Path, name: str, student: str) -> tuple[dict[str, float], float]:
-    """Each task's points in the gradebook, and the points that wait for the teacher."""
+def _reasons(root: Path, name: str, student: str, tasks: dict[str, float]) -> tuple[list[str], list[str]]:
+    """What went wrong before any task did, and why tasks have no points, unless the teacher gave them all."""
+    import nbformat
+    from nbgrader.utils import determine_grade
+
+    def read(folder: Path) -> Any:
+        return nbformat.read(folder / name / f"{name}.ipynb", as_version=4).cells
+
+    cells, wrong, first = read(root / "autograded" / student), list[tuple[int, str, str]](), None
+    for index, cell in enumerate(cells):
+        meta = cell.metadata.get("nbgrader", {})
+        errors = [out for out in cell.get("outputs", []) if out.output_type == "error"]
+        if errors and first is None:
+            said = _line(f"{errors[-1].ename}: {errors[-1].evalue}".removeprefix("Stopped: "))[:200]
+            first = index, "nbgrader" not in cell.metadata, said
+        if meta.get("grade") and determine_grade(cell)[0] == 0:
+            task, reason = meta["grade_id"].replace("-", "."), errors[-1].evalue if errors else "not answered"
+            if tasks[task] < meta["points"]:
+                wrong.append((index, task, reason))
+    cause = []
+    if first and (after := [task for index, task, _ in wrong if index >= first[0]]):
+        if lost := re.search(r"NameError: name '(\w+)'", first[2]):
+            sources = {cell.source.strip() for cell in cells}
+            for cell in read(root / "template"):
+                ours = cell.cell_type == "code" and "nbgrader" not in cell.metadata
+                if ours and cell.source.strip() not in sources and re.search(rf"\b{lost[1]}\b", cell.source):
+                    line = cell.source.strip().partition("\n")[0]
+                    cause.append(f"the lab's cell that begins {line[:60]!r} is missing or changed")
+                    break
+        if first[1]:
+            cause.append(f"before {after[0]} a cell ended with {first[2]}")
+    return cause, [f"{task}: {reason}" for _, task, reason in wrong]
+
+
+def _marks(root: Path, name: str, student: str) -> tuple[dict[str, float], float, list[Any]]:
+    """Each task's points in the gradebook, the points that wait for the teacher, and all that a teacher can
+    change there, to know the change by.
+    """
     from nbgrader.api import Gradebook
 
     with Gradebook(f"sqlite:///{root.resolve()}/gradebook.db") as book:
-        grades = book.find_submission_notebook(name, name, student).grades
+        found = book.find_submission_notebook(name, name, student)
+        grades = found.grades
         tasks = {grade.name.replace("-", "."): grade.score for grade in grades}
         waiting = sum(grade.max_score for grade in grades if grade.needs_manual_grade)
-    return dict(sorted(tasks.items())), waiting
+        given = sorted([grade.name, grade.score, grade.needs_manual_grade] for grade in grades)
+        given += sorted([comment.name, comment.comment or ""] for comment in found.comments)
+    return dict(sorted(tasks.items())), waiting, given
 
 
-def _store(record: Path, key: str, row: dict[str, Any]) -> None:
+def _store(record: Path, key: str, row: dict[str, Any], given: list[Any]) -> None:
     part = record.with_suffix(".part")
-    part.write_text(json.dumps({"key": key, "row": row}))
+    part.write_text(json.dumps({"key": key, "row": row, "given": given}))
     part.replace(record)
 
 
@@ -345,8 +425,9 @@ def _cells(path: Path) -> list[tuple[str, Any, str]]:
 
 def _mend(path: Path, template: Path, out: Path) -> list[str]:
     """Write the notebook that is graded: the student's cells in their order, but every cell that nbgrader
-    knows with the template's type and metadata, locked ones with its source, each once, none missing. Words
-    of the student's own stand as plain text, lest a page of the teacher's run them. Returns what was mended.
+    knows with the template's type and metadata, locked ones with its source, each once, none missing. Where
+    the cell of an answer in words is untouched, words just above it, or below, are the answer. Words of the
+    student's own stand as plain text, lest a page of the teacher's run them. Returns what was mended.
     """
     import nbformat
 
@@ -365,9 +446,6 @@ def _mend(path: Path, template: Path, out: Path) -> list[str]:
                 notes.append(f"{name.replace('-', '.')}: the test cell was changed, the original counts")
         else:
             cell = getattr(nbformat.v4, f"new_{kind}_cell")(source)
-        if cell.cell_type == "markdown" and cell.source.strip() not in ours:
-            fence = "`" * (3 + max(map(len, re.findall("`+", cell.source)), default=0))
-            cell.source = "\n".join([f"{fence}text", *cell.source.splitlines(), fence])
         cells.append(cell)
     before = None
     for name, cell in known.items():
@@ -377,8 +455,28 @@ def _mend(path: Path, template: Path, out: Path) -> list[str]:
             cells.insert(at, places[name])
             notes.append(f"{name.replace('-', '.')}: the cell was missing")
         before = name
+
+    def words(cell: Any) -> bool:
+        own = cell.cell_type == "markdown" and "nbgrader" not in cell.metadata
+        return own and bool(cell.source.strip()) and cell.source.strip() not in ours
+
+    for name, answer in places.items():
+        blank, question = known[name].source, answer.metadata.nbgrader.solution and answer.cell_type != "code"
+        if not question or answer.source.strip() not in ("", blank.strip()):
+            continue
+        answer.source = blank  # by which nbgrader knows it
+        at = next(i for i, cell in enumerate(cells) if cell is answer)
+        above = list(itertools.takewhile(words, reversed(cells[:at])))[::-1]
+        below = list(itertools.takewhile(lambda cell: "nbgrader" not in cell.metadata, cells[at + 1 :]))
+        if found := [*above, *filter(words, below)]:
+            answer.source = "\n\n".join(cell.source for cell in found)
+            cells = [cell for cell in cells if not any(cell is other for other in found)]
+            notes.append(f"{name.replace('-', '.')}: the answer stood in another cell than its own")
     for index, cell in enumerate(cells):
         cell.id = f"cell-{index:03d}"
+        if cell.cell_type == "markdown" and cell.source.strip() not in ours:
+            fence = "`" * (3 + max(map(len, re.findall("`+", cell.source)), default=0))
+            cell.source = "\n".join([f"{fence}text", *cell.source.splitlines(), fence])
     notebook.cells = cells
     nbformat.write(notebook, out)
     return notes
@@ -419,7 +517,7 @@ def run_and_judge(notebook: Any, resources: Any) -> Any:
         if reason == "NotImplementedError: ":
             reason = "not answered"
         if reason and reason != "AssertionError: ":
-            reason = reason.removeprefix("AssertionError: ")
+            reason = re.sub(r"\(\d+\.py, ", "(", reason.removeprefix("AssertionError: "))  # IPython's name
         if task is None:
             if reason and (solution := cell.metadata.get("nbgrader", {}).get("grade_id")):
                 stopped[solution] = reason
