@@ -25,6 +25,7 @@ __all__ = [
     "draw_image",
     "draw_map",
     "draw_window",
+    "ink",
     "show",
     "subplots",
 ]
@@ -49,6 +50,11 @@ def subplots(
     return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
 
 
+def ink(red: float, green: float, blue: float) -> str:
+    """ "black" or "white", whichever can be read on this color; each part from 0 to 1."""
+    return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "black"
+
+
 def draw_map(
     axes: Axes,
     values: Tensor,
@@ -68,9 +74,8 @@ def draw_map(
     axes.imshow(grid, cmap=shades, vmin=0, vmax=largest, interpolation="nearest")
     if numbers:
         for (row, column), value in np.ndenumerate(grid):
-            luminance = np.dot(shades(value / largest)[:3], (0.299, 0.587, 0.114))
-            ink = "white" if luminance < 0.5 else "black"
-            axes.text(column, row, f"{value:g}", ha="center", va="center", color=ink, fontsize=8)
+            color = ink(*shades(value / largest)[:3])
+            axes.text(column, row, f"{value:g}", ha="center", va="center", color=color, fontsize=8)
     _bare(axes, title)
 
 

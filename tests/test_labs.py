@@ -14,8 +14,10 @@ import shutil
 import socket
 import sys
 import tempfile
+import textwrap
 import venv
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from fractions import Fraction
 from io import StringIO
@@ -113,10 +115,11 @@ def test_a_master_has_tasks_as_nbgrader_wants_them(lab: int) -> None:
 
 
 @pytest.mark.parametrize("lab", MASTERS)
-def test_the_master_is_right_and_wrong_answers_are_not(
-    lab: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By what is told alone: asserts, which speak to the student, are left out."""
+def test_answers_are_judged(lab: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right ones, the master's first, pass the visible checks and earn their points. Wrong ones earn none by
+    what is told alone: asserts, which speak to the student, are left out. Kinds that grading does not take
+    are refused by the visible checks.
+    """
     module = answers(lab)
     data, hidden = placed(lab, 1, tmp_path, monkeypatch)
     torch.set_num_threads(1)  # it is forked
@@ -125,54 +128,32 @@ def test_the_master_is_right_and_wrong_answers_are_not(
     space: dict[str, Any] = {"__name__": "__main__"}
     cells = code(MASTERS[lab])
 
-    def verdict(task: str, printed: str) -> str | None:
-        return labs.verdict(lab, task, printed, expected[task], data, hidden)
+    def tried(task: str, sources: list[str], asserts: bool) -> str:
+        """What the grader says of the answer, empty where it is right; or what it raises."""
 
-    def tried(task: str, sources: list[str]) -> str:
-        return aside(lambda: verdict(task, [labs.printed_by(source, space) for source in sources][-1]))
+        def run() -> str | None:
+            with redirect_stdout(StringIO()) as printed:
+                for source in sources:
+                    exec(compile(source, task, "exec", optimize=0 if asserts else 1), space)
+            return labs.verdict(lab, task, printed.getvalue(), expected[task], data, hidden)
+
+        return aside(run)
 
     for at, cell in enumerate(cells):
         if (task := solved(cell)) is not None:
             last = next(i for i, other in enumerate(cells) if labs.tested(other) == task)
             rest = [other.source for other in cells[at + 1 : last + 1]]
+            for style, source in {"the master's": cell.source, **module.RIGHT.get(task, {})}.items():
+                assert tried(task, [source, *rest], asserts=True) == "", (task, style)
             assert len(module.WRONG[task]) >= 3, task
             for mistake, source in module.WRONG[task].items():
                 compile(source, mistake, "exec")
-                reason = tried(task, [source, *rest])
+                reason = tried(task, [source, *rest], asserts=False)
                 assert reason, (task, mistake)
                 assert len(reason) < 300
-        printed_right = labs.printed_by(cell.source, space)
-        if (task := labs.tested(cell)) is not None:
-            assert verdict(task, printed_right) is None, task
-
-
-@pytest.mark.parametrize("lab", MASTERS)
-def test_right_answers_in_other_styles_are_right_and_visible_checks_refuse_other_kinds(
-    lab: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What the visible checks, asserts and all, let pass earns its points."""
-    module = answers(lab)
-    data, hidden = placed(lab, 1, tmp_path, monkeypatch)
-    torch.set_num_threads(1)  # it is forked
-    expected = told(lab, 1)
-    space: dict[str, Any] = {"__name__": "__main__"}
-    cells = code(MASTERS[lab])
-
-    def tried(task: str, sources: list[str]) -> str | None:
-        with redirect_stdout(StringIO()) as printed:
-            for source in sources:
-                exec(source, space)
-        return labs.verdict(lab, task, printed.getvalue(), expected[task], data, hidden)
-
-    for at, cell in enumerate(cells):
-        if (task := solved(cell)) is not None:
-            last = next(i for i, other in enumerate(cells) if labs.tested(other) == task)
-            rest = [other.source for other in cells[at + 1 : last + 1]]
-            for style, source in module.RIGHT.get(task, {}).items():
-                assert aside(functools.partial(tried, task, [source, *rest])) == "", (task, style)
-            rest[-1] = rest[-1].split("### BEGIN HIDDEN TESTS")[0]
+            visible = [*rest[:-1], rest[-1].split("### BEGIN HIDDEN TESTS")[0]]
             for kind, source in module.REFUSED.get(task, {}).items():
-                reason = aside(functools.partial(tried, task, [source, *rest]))
+                reason = tried(task, [source, *visible], asserts=True)
                 assert reason in ("AssertionError", "TypeError"), (task, kind)
         labs.printed_by(cell.source, space)
 
@@ -366,11 +347,14 @@ def test_the_box_goes_on_after_what_can_be_stopped() -> None:
     ]
 
 
+FORKS = "while True:\n    try: os.fork()\n    except OSError: pass"
+
+
 @boxed
 @pytest.mark.parametrize(
     ("bomb", "reason"),
     [
-        ("while True: os.fork()", "stopped: more than 64 processes or 256 threads"),
+        (FORKS, "stopped: more than 64 processes or 256 threads"),
         (
             "for _ in range(20):\n    if os.fork() == 0: b = b'x' * (300 << 20); break\ntime.sleep(60)",
             "stopped: more than 2 GiB of memory",
@@ -401,6 +385,20 @@ def test_the_box_is_ended_by_what_cannot(bomb: str, reason: str) -> None:
     assert ended.startswith(reason)
     assert said == ["before\n", "", ""]
     assert at == 1
+
+
+@boxed
+def test_two_boxes_do_not_count_as_one() -> None:
+    cells = "import os; print('before')", FORKS, "print('after')"
+    with ThreadPoolExecutor(3) as pool:
+        bombs = [pool.submit(in_box, *cells) for _ in range(2)]
+        assert pool.submit(in_box, "import time; time.sleep(5); print('on')").result()[:2] == (None, ["on\n"])
+    for bomb in bombs:
+        assert bomb.result() == (
+            "stopped: more than 64 processes or 256 threads",
+            ["before\n", "", ""],
+            1,
+        )
 
 
 @boxed
@@ -571,7 +569,7 @@ def burglar(path: Path, notebook: Any) -> str:
 
 
 def bomber(path: Path, notebook: Any) -> str:
-    notebook.cells[6].source = "def negate(x):\n    import os\n    while True: os.fork()"
+    notebook.cells[6].source = f"import os\ndef negate(x):\n{textwrap.indent(FORKS, '    ')}"
     return nbformat.writes(notebook)
 
 
@@ -680,7 +678,7 @@ def test_a_course_is_marked(classroom: Path, capsys: pytest.CaptureFixture[str])
     )
     assert points["burglar"] == ["3", "3", "3", "3", "3", "0"]
     assert points["bomber"][:3] == ["3", "3", "0"]
-    assert why["bomber"].startswith("9.3: ")  # stopped, or out of what can be forked
+    assert why["bomber"].startswith("9.3: stopped: more than 64 processes or 256 threads")
     for student, reason in {
         "garbler": "this is not a notebook",
         "nester": "this is not a notebook",

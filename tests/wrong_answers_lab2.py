@@ -179,18 +179,9 @@ verdict = "rivals"
 
 REFUSED = {
     "2.5": {
-        "a column for each image": """
-def _profile(evidence, labels, window):
-    evidence, each = evidence.relu(), torch.arange(len(labels))
-    own, sums = evidence[each, labels], evidence.sum((2, 3))
-    share = box_sums(own, *window).flatten(1).amax(1) / sums[each, labels]
-    rival = sums.masked_fill(F.one_hot(labels, sums.shape[1]).bool(), 0).amax(1) / sums[each, labels]
-    return torch.stack([share, rival], 1)
-def profile(evidence, labels, window):
-    return _profile(evidence, labels, window).T
-medians = [_profile(e, ten_labels, ten_window).median(0).values.tolist() for e in ten.values()]
-verdict = "rivals"
-""",
+        "a column for each image": PROFILE.replace("[share, rival], 1", "[share, rival]").replace(
+            "median(0)", "median(1)"
+        ),
     },
 }
 """Answers of a kind that grading does not take: the visible checks say so."""

@@ -31,7 +31,9 @@ def decimal(name: str, text: str | float) -> Fraction:
 
 
 def whole_steps(values: Tensor, step: str) -> Tensor:
-    """``rint(values / step)``, float64 on any device, with one rounding of the quotient."""
+    """``rint(values / step)``, float64 of the same shape, the same on every device: the quotient is rounded
+    once. ``step`` is a typed decimal; NaN and infinity stay.
+    """
     # By a plain number CUDA multiplies with the inverse instead, and may round to another integer.
     return (values.double() / values.new_tensor(float(step), dtype=torch.float64)).round()
 

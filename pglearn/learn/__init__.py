@@ -233,9 +233,9 @@ def called(answer: Callable[..., Any], case: tuple[Any, ...]) -> str:
     try:
         signature = inspect.signature(answer)
         signature.bind(*case)
-        for at, name in enumerate(signature.parameters.values()):
-            if name.kind is name.POSITIONAL_OR_KEYWORD:
-                names[at] = f"{name.name}="
+        for at, parameter in enumerate(signature.parameters.values()):
+            if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+                names[at] = f"{parameter.name}="
     except TypeError as error:
         raise Wrong(f"your function cannot take {len(case)} arguments: {error}") from None
     except ValueError:

@@ -26,7 +26,7 @@ from typing import Any
 
 from pglearn.errors import InputError
 from pglearn.learn import box
-from pglearn.learn.labs import ROOT, module, plain, tested, told_by, verdict
+from pglearn.learn.labs import ROOT, module, plain, task_of, tested, told_by, verdict
 
 if sys.platform != "win32":
     import fcntl
@@ -316,7 +316,7 @@ def _reasons(root: Path, name: str, student: str, tasks: dict[str, float]) -> tu
             said = _line(f"{errors[-1].ename}: {errors[-1].evalue}".removeprefix("Stopped: "))[:200]
             first = index, "nbgrader" not in cell.metadata, said
         if meta.get("grade") and determine_grade(cell)[0] == 0:
-            task, reason = meta["grade_id"].replace("-", "."), errors[-1].evalue if errors else "not answered"
+            task, reason = task_of(meta["grade_id"]), errors[-1].evalue if errors else "not answered"
             if tasks[task] < meta["points"]:
                 wrong.append((index, task, reason))
     cause = []
@@ -343,7 +343,7 @@ def _marks(root: Path, name: str, student: str) -> tuple[dict[str, float], float
     with Gradebook(f"sqlite:///{root.resolve()}/gradebook.db") as book:
         found = book.find_submission_notebook(name, name, student)
         grades = found.grades
-        tasks = {grade.name.replace("-", "."): grade.score for grade in grades}
+        tasks = {task_of(grade.name): grade.score for grade in grades}
         waiting = sum(grade.max_score for grade in grades if grade.needs_manual_grade)
         given = sorted([grade.name, grade.score, grade.needs_manual_grade] for grade in grades)
         given += sorted([comment.name, comment.comment or ""] for comment in found.comments)
@@ -383,7 +383,7 @@ def _points(source: Path) -> tuple[dict[str, float], float]:
     import nbformat
 
     metas = [cell.metadata.get("nbgrader", {}) for cell in nbformat.read(source, as_version=4).cells]
-    most = {meta["grade_id"].replace("-", "."): meta["points"] for meta in metas if meta.get("grade")}
+    most = {task_of(meta["grade_id"]): meta["points"] for meta in metas if meta.get("grade")}
     return dict.fromkeys(most, 0), sum(most.values())
 
 
@@ -443,7 +443,7 @@ def _mend(path: Path, template: Path, out: Path) -> list[str]:
             if not cell.metadata.nbgrader.locked:
                 cell.source = source
             elif cell.source.strip() != source.strip():
-                notes.append(f"{name.replace('-', '.')}: the test cell was changed, the original counts")
+                notes.append(f"{task_of(name)}: the test cell was changed, the original counts")
         else:
             cell = getattr(nbformat.v4, f"new_{kind}_cell")(source)
         cells.append(cell)
@@ -453,7 +453,7 @@ def _mend(path: Path, template: Path, out: Path) -> list[str]:
             places[name] = copy.deepcopy(cell)
             at = 0 if before is None else next(i for i, c in enumerate(cells) if c is places[before]) + 1
             cells.insert(at, places[name])
-            notes.append(f"{name.replace('-', '.')}: the cell was missing")
+            notes.append(f"{task_of(name)}: the cell was missing")
         before = name
 
     def words(cell: Any) -> bool:
@@ -471,7 +471,7 @@ def _mend(path: Path, template: Path, out: Path) -> list[str]:
         if found := [*above, *filter(words, below)]:
             answer.source = "\n\n".join(cell.source for cell in found)
             cells = [cell for cell in cells if not any(cell is other for other in found)]
-            notes.append(f"{name.replace('-', '.')}: the answer stood in another cell than its own")
+            notes.append(f"{task_of(name)}: the answer stood in another cell than its own")
     for index, cell in enumerate(cells):
         cell.id = f"cell-{index:03d}"
         if cell.cell_type == "markdown" and cell.source.strip() not in ours:

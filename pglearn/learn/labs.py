@@ -160,4 +160,9 @@ def printed_by(source: str, space: dict[str, Any]) -> str:
 def tested(cell: Any) -> str | None:
     """The task ("1.2") that a cell of a notebook tests by telling; None for every other cell."""
     meta = cell.metadata.get("nbgrader", {})
-    return meta["grade_id"].replace("-", ".") if meta.get("grade") and meta.get("locked") else None
+    return task_of(meta["grade_id"]) if meta.get("grade") and meta.get("locked") else None
+
+
+def task_of(grade_id: str) -> str:
+    """The task ("1.2") that nbgrader knows as "1-2"."""
+    return grade_id.replace("-", ".")

@@ -32,7 +32,7 @@ import numpy as np
 from torch import Tensor
 from traitlets import All, Dict, observe
 
-from pglearn.figures import MALICIOUS, MASK, OTHER, TRUE, WRONG
+from pglearn.figures import MALICIOUS, MASK, OTHER, TRUE, WRONG, ink
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -338,12 +338,8 @@ def _cells(axes: Axes, mark: dict[str, Any]) -> None:
     axes.imshow(shades, extent=extent, aspect="auto", zorder=mark["zorder"])
     for i, row in enumerate(mark["texts"]):
         for j, text in enumerate(row):
-            dark = (
-                sum(part * share for part, share in zip(shades[i][j], (0.299, 0.587, 0.114), strict=True))
-                < 0.55
-            )
             middle = {"x": x + (j + 0.5) * size, "y": y + (i + 0.5) * size, "text": text, "bold": False}
-            letters = {"size": min(13, 0.45 * size), "color": "#ffffff" if dark else "#111111"}
+            letters = {"size": min(13, 0.45 * size), "color": ink(*shades[i][j])}
             _text(axes, {**mark, **middle, **letters, "align": "center"})
 
 

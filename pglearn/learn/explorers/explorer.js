@@ -78,7 +78,7 @@ const marks = {
       pen.fillStyle = css(shade);
       pen.fillRect(x, y, m.size + 0.3, m.size + 0.3);
       if (!m.texts.length) return;
-      const font = `${Math.min(13, 0.45 * m.size)}px ${ink.font}`, black = light(shade) > 140 ? "#111" : "#fff";
+      const font = `${Math.min(13, 0.45 * m.size)}px ${ink.font}`, black = light(shade) >= 127.5 ? "#111" : "#fff";
       write(pen, m.texts[i][j], x + m.size / 2, y + m.size / 2, font, black, "center");
     }));
   },

@@ -162,8 +162,8 @@ class Masking(Explorer):
         panel.rect(10 + kept * scale, y, inside * scale, 20, fill="" if masked else ink)
         panel.rect(10 + kept * scale, y, inside * scale, 20, stroke="mask", line=1.5, hatch=masked)
         sign, word = (">", "masked") if masked else ("≤", "kept")
-        share = f"heaviest: {inside} {sign} {self.T / 100:.2f} · {total}: {word}"
-        panel.text(10, y + 38, share, 12.5, "muted", "left")
+        line = f"heaviest: {inside} {sign} {self.T / 100:.2f} · {total}: {word}"
+        panel.text(10, y + 38, line, 12.5, "muted", "left")
         panel.text(10, y + 64, f"score {kept if masked else total}", 18, ink, "left", bold=True)
 
     def _label(self, label: int) -> str:
