@@ -129,7 +129,7 @@ def summary(page: Any, wanted: str) -> None:
     """Wait until the explorer's text line contains ``wanted``; fail with what it says instead."""
     from playwright.sync_api import expect
 
-    expect(page.locator(".pg-summary")).to_contain_text(wanted, timeout=5000)
+    expect(page.locator(".pg-summary")).to_contain_text(wanted, timeout=30_000)
 
 
 def round_trips(page: Any, canvas: Any, places: list[tuple[float, float]], keys: list[str]) -> str:
@@ -147,7 +147,7 @@ def round_trips(page: Any, canvas: Any, places: list[tuple[float, float]], keys:
           canvas.setPointerCapture = () => {};
           canvas.hasPointerCapture = () => true;
           const answer = (act) => new Promise((done, fail) => {
-            const begin = performance.now(), late = setTimeout(() => fail(Error("no answer in 5 s")), 5000);
+            const begin = performance.now(), late = setTimeout(() => fail(Error("no answer in 30 s")), 30000);
             new MutationObserver((_, seen) => {
               seen.disconnect(); clearTimeout(late); took.push(performance.now() - begin); done();
             }).observe(text, { childList: true });

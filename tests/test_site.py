@@ -224,7 +224,7 @@ def test_solutions_fold_out_with_their_code(address: str, tab: Any) -> None:
     code = solution.locator("div.highlight-python")
     assert not code.first.is_visible()
     solution.locator("summary").press("Enter")
-    assert code.first.is_visible()
+    code.first.wait_for(state="visible")
 
 
 def test_search_finds(address: str, tab: Any) -> None:
