@@ -12,6 +12,7 @@ import random
 import re
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import textwrap
@@ -408,6 +409,16 @@ def test_no_box_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
     why = str(box.missing())
     assert re.fullmatch(r".*/bare/bin/python cannot import pglearn in it: install it there, .*", why)
+
+
+@boxed
+def test_no_box_without_namespaces() -> None:
+    deny = "echo 0 > /proc/sys/user/max_user_namespaces"  # in a namespace, and what it holds
+    ask = f"{sys.executable} -c 'from pglearn.learn import box; print(box.missing())'"
+    done = subprocess.run(
+        ["unshare", "-r", "sh", "-c", f"{deny} && {ask}"], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.startswith("user namespaces are off: as root `sysctl "), done.stderr
 
 
 def test_no_box_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
