@@ -48,7 +48,7 @@ CARD = """\
 {commands}
 ```
 {where}
-| | |
+| fact | value |
 |---|---|
 {facts}
 

@@ -63,7 +63,7 @@ def answers(lab: int) -> Any:
 
 def placed(lab: int, seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
     """Data and hidden data of one seed, written into the folder, in which we are from now on."""
-    data, hidden = (labs.plain(getattr(labs.module(lab), kind)(seed)) for kind in ("data", "hidden"))
+    data, hidden = (labs.through_json(getattr(labs.module(lab), kind)(seed)) for kind in ("data", "hidden"))
     (folder / "lab-data.json").write_text(json.dumps(data))
     (folder / "hidden-data.json").write_text(json.dumps(hidden))
     monkeypatch.chdir(folder)

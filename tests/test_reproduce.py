@@ -27,7 +27,7 @@ CARD = """# A card
 {commands}
 ```
 
-| | |
+| fact | value |
 |---|---|
 | test images | 50 |
 | clean | 40 |

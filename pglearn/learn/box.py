@@ -40,7 +40,8 @@ def missing() -> str | None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             if run(Path(folder), 60, 1 << 32):
-                return f"{sys.executable} cannot import pglearn in it: install it there, not by PYTHONPATH"
+                what = "install it there, readable by all users, not by PYTHONPATH"
+                return f"{sys.executable} cannot import pglearn in it: {what}"
     except RuntimeError as error:
         return str(error)
     return None

@@ -26,7 +26,7 @@ from typing import Any
 
 from pglearn.errors import InputError
 from pglearn.learn import box
-from pglearn.learn.labs import ROOT, module, plain, task_of, tested, told_by, verdict
+from pglearn.learn.labs import ROOT, module, task_of, tested, through_json, told_by, verdict
 
 if sys.platform != "win32":
     import fcntl
@@ -161,7 +161,7 @@ def _supply(folder: Path, root: Path, student: str, lab: int, kinds: list[str]) 
     given = {}
     for kind in kinds:
         seed = hmac.digest(key, f"{student}/{lab}/{kind}".encode(), "sha256")
-        given[kind] = plain(getattr(module(lab), kind)(int.from_bytes(seed[:6], "big")))
+        given[kind] = through_json(getattr(module(lab), kind)(int.from_bytes(seed[:6], "big")))
         name = "lab-data.json" if kind == "data" else "hidden-data.json"
         (folder / name).write_text(json.dumps(given[kind]))
     for name in module(lab).FILES:
