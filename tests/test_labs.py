@@ -4,10 +4,12 @@ submissions all that should never count.
 
 import copy
 import csv
+import ctypes
 import functools
 import importlib.util
 import json
 import os
+import platform
 import random
 import re
 import shutil
@@ -16,10 +18,11 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 import venv
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from fractions import Fraction
 from io import StringIO
 from pathlib import Path
@@ -37,6 +40,7 @@ from pglearn.learn import box, course, labs
 HERE = Path(__file__).parent
 MASTERS = {int(path.name[0]): path for path in sorted((HERE.parent / "book" / "labs").glob("[0-9]-*.ipynb"))}
 NO_BOX = box.missing()
+KEYCTL = 250 if platform.machine() == "x86_64" else 219
 boxed = pytest.mark.skipif(NO_BOX is not None, reason=f"no box here: {NO_BOX}")
 
 
@@ -63,7 +67,7 @@ def answers(lab: int) -> Any:
 
 def placed(lab: int, seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
     """Data and hidden data of one seed, written into the folder, in which we are from now on."""
-    data, hidden = (labs.through_json(getattr(labs.module(lab), kind)(seed)) for kind in ("data", "hidden"))
+    data, hidden = (labs.plain(getattr(labs.module(lab), kind)(seed)) for kind in ("data", "hidden"))
     (folder / "lab-data.json").write_text(json.dumps(data))
     (folder / "hidden-data.json").write_text(json.dumps(hidden))
     monkeypatch.chdir(folder)
@@ -300,6 +304,9 @@ def test_the_box_has_no_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "os.mknod('device', 0o20666, os.makedev(1, 1))",
         "subprocess.run(['mount', '-t', 'tmpfs', 'none', '.'], check=True, capture_output=True)",
         "os.setuid(0)",
+        "call('unshare', 0x10000000)",  # where one has all capabilities
+        "call('ptrace', 0x4206, 1, 0, 0)",  # the process that ends with the watcher
+        f"assert call('syscall', {KEYCTL}, 0, -3, 0) == {ctypes.CDLL(None).syscall(KEYCTL, 0, -3, 0)}",
     ]
     loop = [
         f"try:\n    {attempt}\n    print('DONE')\nexcept Exception as e: print(type(e))" for attempt in tries
@@ -308,7 +315,14 @@ def test_the_box_has_no_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "print(os.environ.get('PGLEARN_KEY'))",
         "open('mine', 'w').write('x'); print(open('mine').read())",
     ]
-    ended, said, at = in_box("import os, socket, subprocess", *loop, *fine)
+    first = """
+import ctypes, os, socket, subprocess
+def call(name, *given):
+    result = getattr(ctypes.CDLL(None, use_errno=True), name)(*map(ctypes.c_long, given))
+    if result < 0: raise OSError(ctypes.get_errno(), name)
+    return result
+"""
+    ended, said, at = in_box(first, *loop, *fine)
     assert ended is None
     assert at == len(said)
     assert [attempt for attempt, out in zip(tries, said[1:], strict=False) if "Error" not in out] == []
@@ -348,6 +362,18 @@ def test_the_box_goes_on_after_what_can_be_stopped() -> None:
     ]
 
 
+ENDED = """
+import ctypes, platform, threading
+def fill():
+    time.sleep(2)  # not before the first thread has ended
+    b = bytearray(b'x') * (900 << 20)
+    time.sleep(60)
+for _ in range(3):
+    if os.fork() == 0:
+        threading.Thread(target=fill).start()
+        ctypes.CDLL(None).syscall(60 if platform.machine() == 'x86_64' else 93, 0)  # the first thread ends
+time.sleep(60)
+"""
 FORKS = "while True:\n    try: os.fork()\n    except OSError: pass"
 
 
@@ -360,6 +386,7 @@ FORKS = "while True:\n    try: os.fork()\n    except OSError: pass"
             "for _ in range(20):\n    if os.fork() == 0: b = b'x' * (300 << 20); break\ntime.sleep(60)",
             "stopped: more than 2 GiB of memory",
         ),
+        (ENDED, "stopped: more than 2 GiB of memory"),
         (
             "for i in range(10**5): open(f'{i}', 'w').write('x' * 10**6)",
             "stopped: more than 128 MiB or 500 files",
@@ -386,6 +413,41 @@ def test_the_box_is_ended_by_what_cannot(bomb: str, reason: str) -> None:
     assert ended.startswith(reason)
     assert said == ["before\n", "", ""]
     assert at == 1
+
+
+@boxed
+@pytest.mark.parametrize("processes", [1, 3])  # it has just begun, or executes
+def test_the_box_ends_with_the_grader(processes: int, tmp_path: Path) -> None:
+    outside = os.stat("/proc/self/ns/pid").st_ino
+
+    def inside(process: int) -> bool:
+        with suppress(OSError):
+            return os.stat(f"/proc/{process}/ns/pid").st_ino != outside
+        return False
+
+    def offspring(process: int) -> list[int]:
+        children = box._read(f"/proc/{process}/task/{process}/children").split()
+        return [found for child in map(int, children) for found in (child, *offspring(child))]
+
+    def running(process: int) -> bool:
+        state = box._read(f"/proc/{process}/stat").rpartition(")")[2].split()[:1]
+        return state not in ([], ["Z"])
+
+    cell = nbformat.v4.new_code_cell("import time; time.sleep(300)")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "notebook.ipynb")
+    words = [sys.executable, "-P", box.__file__, str(tmp_path), "200", str(4 << 30)]
+    with subprocess.Popen(
+        words, cwd=tmp_path, env=box._clean(tmp_path), stderr=subprocess.DEVNULL
+    ) as program:
+        family: list[int] = []
+        while len(family) < processes and program.poll() is None:
+            family = [process for process in offspring(program.pid) if inside(process)]
+        program.kill()
+    assert len(family) >= processes
+    end = time.monotonic() + 30  # its cell may run longer
+    while any(map(running, family)):
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 @boxed
@@ -419,6 +481,14 @@ def test_no_box_without_namespaces() -> None:
         ["unshare", "-r", "sh", "-c", f"{deny} && {ask}"], capture_output=True, text=True, timeout=60
     )
     assert done.stdout.startswith("user namespaces are off: as root `sysctl "), done.stderr
+
+
+def test_a_result_is_cut(tmp_path: Path) -> None:
+    error = {"output_type": "error", "ename": "E", "evalue": "e", "traceback": "x" * (15 << 20)}
+    outputs = [[error], [{"output_type": "stream", "name": "stdout", "text": ""}] * 50_000]
+    (tmp_path / "result.json").write_text(json.dumps({"at": 2, "outputs": outputs}))
+    at, found = course._result(tmp_path, 2)
+    assert (at, len(found[0][0].traceback), len(found[1])) == (2, course.OUTPUTS, course.OUTPUTS)
 
 
 def test_no_box_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 
 from pglearn.errors import InputError
 from pglearn.learn import box
-from pglearn.learn.labs import ROOT, module, task_of, tested, through_json, told_by, verdict
+from pglearn.learn.labs import ROOT, module, plain, task_of, tested, told_by, verdict
 
 if sys.platform != "win32":
     import fcntl
@@ -50,6 +50,7 @@ QUIET = """<head><meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'">"""
 FAILED = "the grader itself failed"  # how such a reason begins; nothing of a student's begins one
 NOTEBOOK, SOURCE, CELLS = 20 << 20, 300_000, 300  # bytes, characters of all cells, cells
+OUTPUTS = 200  # of a cell, and lines of a traceback
 SECONDS, MEMORY = 180.0, 4 << 30
 limits: dict[str, Any] = {"seconds": SECONDS, "memory": MEMORY}
 
@@ -161,7 +162,7 @@ def _supply(folder: Path, root: Path, student: str, lab: int, kinds: list[str]) 
     given = {}
     for kind in kinds:
         seed = hmac.digest(key, f"{student}/{lab}/{kind}".encode(), "sha256")
-        given[kind] = through_json(getattr(module(lab), kind)(int.from_bytes(seed[:6], "big")))
+        given[kind] = plain(getattr(module(lab), kind)(int.from_bytes(seed[:6], "big")))
         name = "lab-data.json" if kind == "data" else "hidden-data.json"
         (folder / name).write_text(json.dumps(given[kind]))
     for name in module(lab).FILES:
@@ -559,13 +560,14 @@ def _result(folder: Path, count: int) -> tuple[int, list[list[Any]]]:
         at, outputs = int(result["at"]), list[list[Any]]()
         for cell in result["outputs"][:count]:
             outputs.append(found := [])
-            for out in cell:
+            for out in cell[:OUTPUTS]:
                 if out["output_type"] == "stream":
                     name = "stderr" if out["name"] == "stderr" else "stdout"
                     found.append(new_output("stream", name=name, text=text(out["text"])))
                 elif out["output_type"] == "error":
                     given = {key: text(out[key]) for key in ("ename", "evalue")}
-                    found.append(new_output("error", **given, traceback=[*map(text, out["traceback"])]))
+                    lines = out["traceback"][:OUTPUTS]
+                    found.append(new_output("error", **given, traceback=[*map(text, lines)]))
                 else:
                     kinds = {"text/plain", "image/png"} & out["data"].keys()
                     data = {kind: text(out["data"][kind]) for kind in sorted(kinds)}

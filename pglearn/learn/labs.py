@@ -18,16 +18,7 @@ from typing import Any
 
 from pglearn.learn import Wrong, same
 
-__all__ = [
-    "Judge",
-    "hidden_data",
-    "is_evidence",
-    "lab_file",
-    "student_data",
-    "tell",
-    "through_json",
-    "verdict",
-]
+__all__ = ["Judge", "hidden_data", "is_evidence", "lab_file", "plain", "student_data", "tell", "verdict"]
 
 Judge = Callable[[Any, Any, dict[str, Any], dict[str, Any]], str | None]
 """`judge(told, expected, data, hidden)`: why what was told is wrong, None where right. Takes any JSON."""
@@ -48,12 +39,12 @@ def student_data(lab: int) -> dict[str, Any]:
     if found := _beside("lab-data.json"):
         return found
     print("no lab-data.json beside this notebook: sample data, nobody's own")
-    return dict(through_json(module(lab).data(0)))
+    return dict(plain(module(lab).data(0)))
 
 
 def hidden_data(lab: int) -> dict[str, Any]:
     """Further cases for the hidden tests: hidden-data.json, there only while grading; else `hidden(0)`."""
-    return _beside("hidden-data.json") or through_json(module(lab).hidden(0))
+    return _beside("hidden-data.json") or plain(module(lab).hidden(0))
 
 
 def lab_file(name: str) -> Path:
@@ -66,7 +57,7 @@ def tell(task: str, value: Any) -> None:
     print(f"told {task}: {_json(value)}", flush=True)
 
 
-def through_json(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The value as JSON gives it back: tuples become lists, keys strings."""
     return json.loads(_json(value))
 
