@@ -172,7 +172,7 @@ def _enter() -> None:
             try:
                 Path(f"/proc/self/{name}").write_text(text)
             except OSError as error:
-                sys.exit(f"cannot map users: grade as an ordinary user ({error})")
+                sys.exit(f"{_HELP['unshare']}; and grade as an ordinary user ({error})")
     with suppress(OSError):  # read-only in some containers
         Path("/proc/sys/user/max_user_namespaces").write_text("0")  # below this one
 
