@@ -121,7 +121,7 @@ def _main(folder: Path, seconds: float, memory: int) -> None:
         _call("prctl", 4, 0, 0, 0, 0)  # to be traced by nobody in the box, which ends with this process
         if worker := os.fork():
             os._exit(_ended(worker))
-        _call("prctl", 4, 1, 0, 0, 0)
+        _call("prctl", 4, 1, 0, 0, 0)  # its memory is counted, which takes leave to trace
         if (folder / "notebook.ipynb").exists():
             try:
                 _execute(folder, max(1, round(seconds / 4)))
@@ -287,7 +287,7 @@ def _confine(folder: Path, memory: int) -> None:
         resource.setrlimit(limit, (value, value))
     os.nice(10)
     _rebuild(folder)
-    if os.getuid() == 0:
+    if os.getuid() == 0:  # of the two users that root has mapped
         os.setgroups([])
         os.setresgid(STUDENT, STUDENT, STUDENT)
         os.setresuid(STUDENT, STUDENT, STUDENT)
